@@ -1,0 +1,72 @@
+"""Figures: an arm keeps its colour, intervals stand where they should, bad input is one sentence."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from vlws import plots
+from vlws.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    with matplotlib.rc_context():
+        plots.use_style()
+        yield
+    plt.close("all")
+
+
+def test_an_arm_has_one_colour_however_it_is_spelt():
+    assert plots.color("CMG") == plots.color(" cmg ") == plots.BLUE
+    assert plots.color("image_only") == plots.color("Image only") == plots.GREY
+    assert plots.color("a new arm") == plots.color("A-new_arm")  # not in the table: from the name, the same each time
+
+
+def test_every_colour_stands_out_from_the_white_ground():
+    def luminance(colour: str) -> float:  # WCAG 2.2, relative luminance
+        channels = np.array(to_rgb(colour))
+        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    for colour in {*plots.ROLES, *plots.HUES}:
+        assert 1.05 / (luminance(colour) + 0.05) > 2, f"{colour} is too pale for a line on white"
+
+
+def test_no_arm_stands_in_two_roles():
+    assert len(plots.ARMS) == sum(len(arms) for arms in plots.ROLES.values())
+
+
+def test_forest_draws_each_interval_and_its_figures():
+    ax = plots.forest({"image only": (0.6, 0.55, 0.65), "CMG": (0.7, 0.66, 0.74)}, threshold=0.65, xlabel="AUROC")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["image only", "CMG"]
+    assert list(ax.get_lines()[0].get_xdata()) == [0.55, 0.65]
+    assert ax.texts[1].get_text() == "0.700 [0.660, 0.740]"
+    top, bottom = ax.transData.transform([(0, 0), (0, 1)])[:, 1]
+    assert top > bottom, "the first row stands on top"
+
+
+@pytest.mark.parametrize("rows", [{}, {"CMG": (0.5, 0.6, 0.4)}, {"CMG": (float("nan"), 0.1, 0.2)}])
+def test_forest_refuses_what_is_no_interval(rows):
+    with pytest.raises(InputError, match=r"forest\(\)"):
+        plots.forest(rows)
+
+
+@pytest.mark.parametrize("n", [1, 8, 11])
+def test_show_images_shows_every_image(n):
+    images = np.random.default_rng(0).integers(0, 256, (n, 16, 16, 3), dtype=np.uint8)
+    figure = plots.show_images(images, [str(k) for k in range(n)])
+    shown = [ax.get_images()[0].get_array() for ax in figure.axes if ax.get_images()]
+    assert np.array_equal(np.stack(shown), images)
+    assert [text.get_text() for ax in figure.axes for text in ax.texts] == [str(k) for k in range(n)]
+
+
+def test_show_images_refuses_none_and_titles_that_do_not_match():
+    with pytest.raises(InputError, match="no images"):
+        plots.show_images([])
+    with pytest.raises(InputError, match="2 images and 1 titles"):
+        plots.show_images(np.zeros((2, 4, 4, 3)), ["one"])

@@ -1,0 +1,171 @@
+"""One look for every figure: legible on screen and in print, safe for colour-blind readers, an arm keeps its colour.
+
+Colours are those of Okabe and Ito (2008, "Color universal design"), which stay apart under the three common colour
+vision deficiencies. Figures keep a white ground, so that they read the same in a light page, a dark page and on paper.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vlws.errors import InputError
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+GREY = "#7A7A7A"
+
+# A role has one colour: the method is blue, its parts green and orange, the baseline grey, the oracle black, what the
+# paper reports purple. An arm that stands in no row takes a colour from its name, the same in every chapter.
+ROLES: dict[str, tuple[str, ...]] = {
+    BLUE: (
+        "method",
+        "full",
+        "both",
+        "cmg",
+        "sugar",
+        "unike",
+        "morph tokens",
+        "control retriever",
+        "cheetor",
+        "summer",
+        "keops",
+    ),
+    GREY: ("baseline", "image only", "ssd", "none", "chance", "reference"),
+    GREEN: ("cmer",),
+    ORANGE: ("cmle", "torch"),
+    VERMILION: ("tslearn", "sklearn", "scikit-learn", "random cell"),
+    SKY: ("shuffled captions", "aeon"),
+    PURPLE: ("paper", "image clusters", "dtaidistance"),
+    BLACK: ("oracle", "oracle cell"),
+}
+ARMS = {arm: colour for colour, arms in ROLES.items() for arm in arms}
+HUES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults for the process; call it once, in the first cell that imports."""
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (6.8, 3.4),  # inches: the text width of the report
+            "figure.dpi": 120,
+            "figure.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "savefig.dpi": 120,
+            "savefig.facecolor": "white",
+            "font.family": "DejaVu Sans",  # ships with matplotlib, so a figure is the same on every machine
+            "font.size": 9.5,
+            "axes.titlesize": 10.5,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.labelsize": 9.5,
+            "axes.labelcolor": "#333333",
+            "axes.edgecolor": "#888888",
+            "axes.linewidth": 0.8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.axisbelow": True,
+            "axes.grid": True,
+            "axes.prop_cycle": mpl.cycler(color=HUES),
+            "grid.color": "#E4E4E4",
+            "grid.linewidth": 0.7,
+            "xtick.color": "#555555",
+            "ytick.color": "#555555",
+            "xtick.labelcolor": "#333333",
+            "ytick.labelcolor": "#333333",
+            "legend.frameon": False,
+            "legend.fontsize": 9,
+            "lines.linewidth": 1.8,
+            "lines.markersize": 5,
+            "image.cmap": "cividis",  # monotone in lightness, nearly the same to all eyes
+            "image.interpolation": "nearest",
+        }
+    )
+
+
+def color(arm: str) -> str:
+    """The colour of an arm as `#rrggbb`, the same wherever its name (case, `_` and `-` aside) appears."""
+    name = arm.strip().casefold()
+    for spelling in (name, name.replace("_", " "), name.replace("_", " ").replace("-", " ")):
+        if spelling in ARMS:
+            return ARMS[spelling]
+    return HUES[zlib.crc32(name.replace("_", " ").replace("-", " ").encode()) % len(HUES)]
+
+
+def forest(
+    rows: Mapping[str, tuple[float, float, float]],
+    *,
+    threshold: float | None = None,
+    xlabel: str = "",
+    title: str = "",
+    decimals: int = 3,
+    ax: Axes | None = None,
+) -> Axes:
+    """Dots with intervals, one row a name, first row on top; the figures stand at the right.
+
+    rows: name -> (value, low, high), low <= value <= high in the metric's own unit. threshold: a dashed line, such as
+    the value that a claim must beat. Raises InputError on no rows and on an interval that is upside down or not finite.
+    """
+    if not rows:
+        raise InputError("forest() was given no rows; it takes a dict of name -> (value, low, high).")
+    for name, (value, low, high) in rows.items():
+        if not (np.isfinite([value, low, high]).all() and low <= high):
+            raise InputError(
+                f"forest() row {name!r} is ({value}, {low}, {high}); it takes finite figures, low <= high."
+            )
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.8, 0.7 + 0.34 * len(rows)))
+    for y, (name, (value, low, high)) in enumerate(rows.items()):
+        ax.plot([low, high], [y, y], color=color(name), lw=2.2, solid_capstyle="round")
+        ax.plot([value], [y], "o", color=color(name), ms=6.5, mec="white", mew=0.9)
+        figures = f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+        ax.text(1.02, y, figures, transform=ax.get_yaxis_transform(), va="center", fontsize=8.5, color="#333333")
+    if threshold is not None:
+        ax.axvline(threshold, color="#333333", lw=1, ls=(0, (4, 3)), zorder=0)
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", visible=False)
+    ax.spines["left"].set_visible(False)
+    ax.set(xlabel=xlabel, title=title)
+    return ax
+
+
+def show_images(
+    images: Sequence[np.ndarray] | np.ndarray,
+    titles: Sequence[str] = (),
+    *,
+    columns: int = 8,
+    inches: float = 0.9,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """A strip of pictures, `columns` a row, with small titles underneath.
+
+    images: "n h w c" or "n h w" (a list may mix sizes), uint8 in 0..255 or float in 0..1; "h w" is drawn with the
+    colour map, over `limits` when given. titles: one a picture, or none. Raises InputError when their numbers differ.
+    """
+    if len(images) == 0:
+        raise InputError("show_images() was given no images.")
+    if len(titles) and len(titles) != len(images):
+        raise InputError(
+            f"show_images() was given {len(images)} images and {len(titles)} titles; it takes one each, or none."
+        )
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    height = inches + (0.14 * (1 + max(title.count("\n") for title in titles)) + 0.06 if len(titles) else 0.05)
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * inches, rows * height), squeeze=False)
+    if engine := figure.get_layout_engine():
+        engine.set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    low, high = limits or (None, None)
+    for k, ax in enumerate(axes.flat):
+        ax.axis("off")
+        if k >= len(images):
+            continue
+        ax.imshow(images[k], vmin=low, vmax=high)
+        if len(titles):
+            ax.text(0.5, -0.04, titles[k], transform=ax.transAxes, ha="center", va="top", fontsize=7.5, color="#333333")
+    return figure
