@@ -1,0 +1,66 @@
+# vlws: every recipe is one command, so that it can be copied by whoever has no just.
+
+venv := justfile_directory() / ".venv"
+conda := env("CONDA_PREFIX", "/nonexistent")
+# the active conda environment where it holds vlws, else .venv
+home := if path_exists(conda / "bin" / "vlws") == "true" { conda } else { venv }
+bin := home / "bin"
+stamp := home / ".vlws-installed"
+
+[private]
+default:
+    @just --list --unsorted
+
+# install into .venv what pyproject.toml names and constraints.txt pins (nothing to do where neither has changed)
+setup:
+    @test {{ stamp }} -nt pyproject.toml -a {{ stamp }} -nt constraints.txt || { echo "Setting up {{ home }}: some minutes, once." >&2 && { test -x {{ bin }}/pip || python3 -m venv {{ venv }}; } && {{ bin }}/pip install -q --disable-pip-version-check -c constraints.txt -e '.[lab,test]' && touch {{ stamp }}; }
+
+# open JupyterLab on the notebooks
+[group('explore')]
+lab *ARGS: setup
+    @{{ bin }}/jupyter lab --notebook-dir notebooks {{ ARGS }}
+
+# what is present on this machine, and what is slower or missing without it
+[group('explore')]
+doctor *ARGS: setup
+    @{{ bin }}/vlws doctor {{ ARGS }}
+
+# run chapters (all; or `just run 04 -p seeds=5 --preset full`), then write reports/site/index.html
+[group('run')]
+run *ARGS: setup
+    @{{ bin }}/vlws run {{ ARGS }} && rc=0 || rc=$?; {{ bin }}/vlws report && exit $rc
+
+# run a chapter over a grid: `just sweep 04 -p lr=1e-3,1e-4 -p seeds=3`
+[group('run')]
+sweep *ARGS: setup
+    @{{ bin }}/vlws sweep {{ ARGS }}
+
+# write the offline report, reports/site/index.html, from the newest runs
+[group('report')]
+report *ARGS: setup
+    @{{ bin }}/vlws report {{ ARGS }}
+
+# the table of claims: what the papers say, what was measured, the verdicts
+[group('report')]
+claims *ARGS: setup
+    @{{ bin }}/vlws claims {{ ARGS }}
+
+# lint and every test (`just test -k knn` for some)
+[group('check')]
+test *ARGS: setup check
+    @{{ bin }}/pytest {{ ARGS }}
+
+# lint alone, seconds
+[group('check')]
+check: setup
+    @{{ bin }}/ruff check . && {{ bin }}/ruff format --check .
+
+# time the kernels against their peers in one run; keeps reports/results/08_kernels/bench.json
+[group('check')]
+bench *ARGS: setup
+    @{{ bin }}/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]' && {{ bin }}/python kernels/bench/run.py {{ ARGS }}
+
+# retrain the shipped backbones
+[group('check')]
+backbones *ARGS: setup
+    @{{ bin }}/python -m vlws.models.pretrain {{ ARGS }}
