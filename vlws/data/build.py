@@ -102,7 +102,7 @@ def _sprite(png: bytes) -> np.ndarray:
 
 
 def _sheet(sprites: np.ndarray) -> Image.Image:
-    """"n 32 32 4" -> one picture, 40 sprites a row."""
+    """ "n 32 32 4" -> one picture, 40 sprites a row."""
     rows = -(-len(sprites) // COLUMNS)
     full = np.zeros((rows * COLUMNS, SIDE, SIDE, 4), np.uint8)
     full[: len(sprites)] = sprites
