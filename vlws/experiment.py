@@ -1,0 +1,470 @@
+"""Arms x seeds: parallel, cached cell by cell, resumable.
+
+    def cell(arm, seed, *, scenes, steps):
+        ...
+        return {"auroc": 0.91, "scores": scores}
+
+    results = experiment.grid(cell, ["image only", "CMER"], seeds, name="04-main", scenes=scenes, steps=steps)
+    results["CMER"]["auroc"]                # "seed": paired with every other arm, seed by seed
+    results.table()                         # arm, seed, and every scalar
+
+One cell is one call of the function in a process with one torch thread (tiny models run fastest so: parallelism is
+across arms and seeds, never inside one), its global random generators seeded with the cell's seed. What it returns is
+written to `.cache/experiment/<name>/` before the cell counts as done, and read from there: a grid that was killed and
+is started again computes only what is missing. A cell is known by what made it: the source of the function, of what it
+refers to and of every module of vlws and vlws_kernels that it reaches; arm, seed, arguments by content; versions.
+"""
+
+import ast
+import hashlib
+import inspect
+import io
+import json
+import os
+import random
+import re
+import sys
+import textwrap
+import time
+import traceback
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlws import paths
+from vlws.errors import InputError
+
+OURS = ("vlws", "vlws_kernels")  # packages whose modules count as the code of a cell
+
+
+class CellFailed(RuntimeError):
+    """One or more cells raised; the message tells which arm and seed, and holds the first traceback."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Results of a grid: `grid[arm][metric]` is "seed ..." in the order of `seeds`."""
+
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    cells: dict[tuple[str, int], dict[str, Any]]
+
+    def __getitem__(self, arm: str) -> "Arm":
+        if arm not in self.arms:
+            raise InputError(f"no arm {arm!r}; the arms are {', '.join(self.arms)}.")
+        return Arm(self, arm)
+
+    def cell(self, arm: str, seed: int) -> dict[str, Any]:
+        """All that one cell returned."""
+        if (arm, seed) not in self.cells:
+            raise InputError(f"no cell ({arm!r}, {seed}); arms {', '.join(self.arms)}; seeds {list(self.seeds)}.")
+        return self.cells[arm, seed]
+
+    def table(self):
+        """A DataFrame with a row a cell: arm, seed, and every scalar that the cells returned."""
+        import pandas as pd
+
+        rows = [
+            {"arm": arm, "seed": seed}
+            | {k: v for k, v in self.cells[arm, seed].items() if not isinstance(v, np.ndarray)}
+            for arm in self.arms
+            for seed in self.seeds
+        ]
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        metrics = sorted({metric for cell in self.cells.values() for metric in cell})
+        return f"Grid: {len(self.arms)} arms ({', '.join(self.arms)}) x {len(self.seeds)} seeds; {', '.join(metrics)}"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm of a grid: `arm[metric]` is "seed ..."."""
+
+    grid: Grid
+    name: str
+
+    def __getitem__(self, metric: str) -> np.ndarray:
+        cells = [self.grid.cells[self.name, seed] for seed in self.grid.seeds]
+        if any(metric not in cell for cell in cells):
+            raise InputError(f"arm {self.name!r} has no metric {metric!r}; it has {', '.join(cells[0])}.")
+        values = [np.asarray(cell[metric]) for cell in cells]
+        if len({v.shape for v in values}) > 1:
+            shapes = ", ".join(str(v.shape) for v in values)
+            raise InputError(
+                f"{metric!r} of arm {self.name!r} differs in shape over seeds ({shapes}); use cell(arm, seed)."
+            )
+        return np.stack(values)
+
+
+def grid(
+    fn: Callable[..., Mapping[str, Any]],
+    arms: Sequence[str] | Mapping[str, Mapping[str, Any]],
+    seeds: int | Iterable[int],
+    *,
+    name: str,
+    workers: int | None = None,
+    code: Iterable[Any] = (),
+    **shared: Any,
+) -> Grid:
+    """Run `fn(arm, seed, **shared)` for every arm and seed that the cache does not hold, in parallel processes.
+
+    fn: returns a dict of numbers, texts, lists of numbers, numpy arrays or tensors; may be defined in a notebook.
+    arms: names, or a mapping name -> further keyword arguments of that arm.
+    seeds: how many (0, 1, ...), or which.
+    name: the folder of the cache.
+    workers: processes; by default $VLWS_WORKERS or all cores. Large numpy arrays among the arguments are shared with
+    them through memory maps (copied on write), so give data as arguments rather than as globals.
+    code: further functions or modules whose source decides whether a cached cell is still good.
+
+    Raises InputError for no arms, seeds below 1, an unusable name; CellFailed where a cell raised, after all others
+    have finished (where the cell raised an InputError, that). Interrupted or killed, it loses at most the cells in
+    hand.
+    """
+    kwargs_of = {arm: dict(kw) for arm, kw in arms.items()} if isinstance(arms, Mapping) else {arm: {} for arm in arms}
+    seed_list = _checked_seeds(seeds)
+    if isinstance(arms, str) or not kwargs_of or not all(isinstance(arm, str) for arm in kwargs_of):
+        raise InputError(f"grid {name!r} was given arms {arms!r}; it takes at least one name, as a list or a mapping.")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise InputError(f"grid name {name!r} names a folder; use letters, digits, '-', '_' and '.'.")
+    if workers is None:
+        workers = int(os.environ.get("VLWS_WORKERS") or 0) or _cores()
+    if workers < 1:
+        raise InputError(f"workers is {workers}; it must be at least 1.")
+
+    folder = paths.cache() / "experiment" / name
+    arguments = [*shared.values(), *(value for extra in kwargs_of.values() for value in extra.values())]
+    code_key = _code_key(fn, [*code, *arguments])
+    shared_keys = {key: digest(value) for key, value in shared.items()}
+    keys = {}
+    for arm, extra in kwargs_of.items():
+        given = shared_keys | {key: digest(value) for key, value in extra.items()}
+        for seed in seed_list:
+            keys[arm, seed] = digest([code_key, arm, seed, given])[:20]
+    missing = [
+        (arm, seed) for seed in seed_list for arm in kwargs_of if not (folder / f"{keys[arm, seed]}.json").exists()
+    ]
+
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        jobs = [(fn, arm, seed, shared | kwargs_of[arm], folder / keys[arm, seed]) for arm, seed in missing]
+        failures = _run(jobs, min(workers, len(jobs)), total=len(keys), name=name)
+        print(
+            f"{name}: {len(missing) - len(failures)} of {len(keys)} cells computed, in {_shown(folder)}",
+            file=sys.stderr,
+        )
+        if failures:
+            _raise(failures)
+    return Grid(tuple(kwargs_of), seed_list, {cell: _read(folder / key) for cell, key in keys.items()})
+
+
+def _checked_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
+    try:
+        chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
+    except TypeError:
+        chosen = ()
+    if isinstance(seeds, bool) or not chosen or len(set(chosen)) < len(chosen) or min(chosen) < 0:
+        raise InputError(f"seeds is {seeds!r}; it is a number of at least 1, or a list of distinct seeds from 0 up.")
+    return chosen
+
+
+def _cores() -> int:
+    import joblib
+
+    return joblib.cpu_count()
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def _run(jobs: list[tuple], workers: int, total: int, name: str) -> list[tuple[str, int, BaseException, str]]:
+    """Run the jobs; what each raised, if anything: (arm, seed, error, traceback)."""
+    import joblib
+    from joblib.externals.loky import BrokenProcessPool
+    from tqdm import tqdm
+
+    failures = []
+    with tqdm(total=total, initial=total - len(jobs), desc=name, unit="cell", file=sys.stderr) as bar:
+        if workers == 1:
+            results: Iterable = (_cell(*job) for job in jobs)
+        else:
+            with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+                pool = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", mmap_mode="c", batch_size=1)
+                results = pool(joblib.delayed(_cell)(*job) for job in jobs)
+        try:
+            for failure in results:
+                bar.update()
+                if failure:
+                    failures.append(failure)
+                    tqdm.write(f"{name}: arm {failure[0]!r}, seed {failure[1]} failed: {failure[2]}", file=sys.stderr)
+        except BrokenProcessPool as error:
+            why = " ".join(str(error).split())
+            raise CellFailed(f"a process of {name!r} was lost (finished cells are kept): {why}") from error
+    return failures
+
+
+def _cell(fn: Callable, arm: str, seed: int, arguments: dict, stem: Path) -> tuple | None:
+    """One cell, in its process: seed, run, write. What it raised comes back as a value, so that the others go on."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 -- for what still draws from the global generator
+    torch.manual_seed(seed)
+    began = time.perf_counter()
+    try:
+        _write(stem, fn(arm, seed, **arguments), arm, seed, began)
+    except Exception as error:
+        kept = (
+            InputError(str(error))
+            if isinstance(error, InputError)
+            else RuntimeError(f"{type(error).__name__}: {error}")
+        )
+        return arm, seed, kept, traceback.format_exc()
+    finally:
+        torch.set_num_threads(threads)
+    return None
+
+
+def _raise(failures: list[tuple[str, int, BaseException, str]]) -> None:
+    arm, seed, error, trace = failures[0]
+    others = f"; {len(failures) - 1} more cells failed" if len(failures) > 1 else ""
+    if isinstance(error, InputError):
+        raise error
+    raise CellFailed(f"arm {arm!r}, seed {seed}: {error}{others}\n\n{trace}")
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+
+def _write(stem: Path, result: Any, arm: str, seed: int, began: float) -> None:
+    """Arrays to stem.npz, then all else to stem.json, each whole or not at all; the JSON says that the cell is done."""
+    if not isinstance(result, Mapping):
+        raise TypeError(f"the cell returned {type(result).__name__}; it must return a dict")
+    scalars: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for metric, value in result.items():
+        if hasattr(value, "detach"):
+            value = value.detach().cpu().numpy()
+        try:
+            array = np.asarray(value)
+        except ValueError:  # a ragged list
+            array = np.asarray(None)
+        if array.dtype.kind not in "biufcSU" or not isinstance(metric, str):
+            raise TypeError(f"metric {metric!r} is {str(value)[:80]}; numbers, texts and arrays of them are kept")
+        if array.ndim == 0 and array.dtype.kind in "biufU":
+            scalars[metric] = array.item()
+        else:
+            arrays[metric] = array
+    if arrays:
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        _write_atomically(stem.with_suffix(".npz"), buffer.getvalue())
+    made = {"arm": arm, "seed": seed, "seconds": round(time.perf_counter() - began, 3)}
+    order = list(result)
+    text = json.dumps({"made": made, "order": order, "scalars": scalars, "arrays": sorted(arrays)}, indent=1)
+    _write_atomically(stem.with_suffix(".json"), text.encode())
+
+
+def _read(stem: Path) -> dict[str, Any]:
+    record = json.loads(stem.with_suffix(".json").read_text())
+    values = dict(record["scalars"])
+    if record["arrays"]:
+        with np.load(stem.with_suffix(".npz")) as stored:
+            values |= {metric: stored[metric] for metric in record["arrays"]}
+    return {metric: values[metric] for metric in record["order"]}
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _shown(folder: Path) -> str:
+    """The folder relative to the workspace or to $VLWS_CACHE: outputs of a notebook hold no path of a machine."""
+    if folder.is_relative_to(paths.root()):
+        return str(folder.relative_to(paths.root()))
+    return f"$VLWS_CACHE/{folder.relative_to(paths.cache())}"
+
+
+# --- what a cell is known by ------------------------------------------------------------------------------------------
+
+
+def digest(value: Any) -> str:
+    """A hash of a value by its content, the same in every process.
+
+    Numbers, texts, containers, dataclasses, numpy arrays, tensors, modules of torch (class and state), functions and
+    classes (source), paths (their text); anything else by its pickle.
+    """
+    h = hashlib.sha256()
+    _feed(h, value)
+    return h.hexdigest()
+
+
+def _feed(h: Any, value: Any) -> None:
+    h.update(f"{type(value).__module__}.{type(value).__qualname__}:".encode())
+    if value is None or isinstance(value, bool | int | float | complex | str | Path | np.generic):
+        h.update(str(value).encode() if isinstance(value, str | Path) else repr(value).encode())
+    elif isinstance(value, bytes | bytearray):
+        h.update(value)
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        h.update(f"{value.dtype.str}{value.shape}".encode())
+        h.update(np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=repr):
+            _feed(h, key)
+            _feed(h, value[key])
+    elif isinstance(value, set | frozenset):
+        for part in sorted(digest(part) for part in value):
+            h.update(part.encode())
+    elif isinstance(value, list | tuple | range):
+        for part in value:
+            _feed(h, part)
+    elif isinstance(value, types.ModuleType):
+        h.update(_module_source(value.__name__))
+    elif isinstance(value, types.FunctionType | types.MethodType | type):
+        h.update(_source(value).encode())
+    elif is_dataclass(value):
+        for part in fields(value):
+            _feed(h, part.name)
+            _feed(h, getattr(value, part.name))
+    elif hasattr(value, "state_dict") and hasattr(value, "parameters"):
+        h.update(f"{value!r}{getattr(value, 'config', '')}".encode())
+        _feed(h, dict(value.state_dict()))
+    elif hasattr(value, "detach") and hasattr(value, "untyped_storage"):
+        tensor = value.detach().cpu().contiguous()
+        h.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        import torch
+
+        h.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    else:
+        import joblib
+
+        h.update(joblib.hash(value).encode())
+    h.update(b";")
+
+
+def _code_key(fn: Callable, parts: Iterable[Any]) -> str:
+    """Hash of all code that a cell runs and that may change: see the head of this file."""
+    seen: dict[str, str] = {}
+    modules: set[str] = set()
+    for part in (fn, *parts):
+        _collect(part, seen, modules)
+    sources = {module: digest(_module_source(module)) for module in sorted(_reached(modules))}
+    versions = {package: metadata.version(package) for package in ("torch", "numpy", "transformers", "scikit-learn")}
+    return digest([getattr(fn, "__qualname__", ""), seen, sources, versions, sys.version_info[:2]])
+
+
+def _collect(part: Any, seen: dict[str, str], modules: set[str]) -> None:
+    """The source of a function or class and, through its globals and closure, of what it refers to."""
+    if isinstance(part, types.ModuleType):
+        modules.add(part.__name__)
+        return
+    part = inspect.unwrap(getattr(part, "func", part))  # functools.partial, decorators
+    if not isinstance(part, types.FunctionType | type):
+        part = type(part)  # a value: its content is digested elsewhere, its methods are code
+    module = part.__module__
+    if _is_ours(module):
+        modules.add(module)
+        return
+    name = f"{module}.{part.__qualname__}"
+    if name in seen or (module != "__main__" and isinstance(part, type)):
+        return
+    seen[name] = source = _source(part)
+    modules.update(_imported(source, package=""))
+    scope = part.__globals__ if isinstance(part, types.FunctionType) else vars(sys.modules[module])
+    nonlocals = inspect.getclosurevars(part).nonlocals if isinstance(part, types.FunctionType) else {}
+    for used in sorted(_names(source)):
+        value = nonlocals.get(used, scope.get(used))
+        if isinstance(value, types.ModuleType):
+            if _is_ours(value.__name__):
+                modules.add(value.__name__)
+        elif isinstance(value, types.FunctionType | type):
+            if _is_ours(value.__module__) or value.__module__ == module:
+                _collect(value, seen, modules)
+        elif value is not None and not isinstance(value, types.BuiltinFunctionType):
+            seen[f"{name}:{used}"] = digest(value)
+    if isinstance(part, types.FunctionType):
+        seen[f"{name}:defaults"] = digest([part.__defaults__, part.__kwdefaults__])
+
+
+def _source(part: Any) -> str:
+    try:
+        return inspect.getsource(part)
+    except (OSError, TypeError):
+        code = getattr(part, "__code__", None)
+        return repr((code.co_code, code.co_consts, code.co_names)) if code else repr(part)
+
+
+def _parsed(source: str) -> ast.AST:
+    try:
+        return ast.parse(textwrap.dedent(source))
+    except SyntaxError:  # a lambda cut out of its line
+        return ast.parse("")
+
+
+def _names(source: str) -> set[str]:
+    tree = _parsed(source)
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return names or set(re.findall(r"[A-Za-z_]\w*", source))
+
+
+def _imported(source: str, package: str) -> set[str]:
+    """Modules of ours that a source imports, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(_parsed(source)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, base]).rstrip(".")
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    return {name for name in found if _is_ours(name) and _file(name)}
+
+
+def _reached(modules: Iterable[str]) -> set[str]:
+    """The modules and, transitively, every module of ours that they import."""
+    reached: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            path = _file(module)
+            if path and _is_ours(module):
+                package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+                waiting.extend(_imported(path.read_text(encoding="utf-8"), package))
+    return reached
+
+
+def _is_ours(module: str) -> bool:
+    return module.split(".")[0] in OURS
+
+
+@cache
+def _file(module: str) -> Path | None:
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _module_source(module: str) -> bytes:
+    path = _file(module)
+    return path.read_bytes() if path else module.encode()
