@@ -434,7 +434,7 @@ def _mix(a: np.ndarray, b: np.ndarray, f: np.ndarray) -> np.ndarray:
 
 
 def _tint(rgba: np.ndarray, tint: np.ndarray) -> np.ndarray:
-    """Three parts of the tint's colour at the sprite's own lightness (never below a quarter), one part of the sprite."""
+    """Three parts of the tint's colour at the sprite's own lightness (at least a quarter), one part of the sprite."""
     red, green, blue, alpha = (rgba[:, c] for c in range(4))
     light = (77 * red + 150 * green + 29 * blue) >> 8
     light = (3 * light + alpha) >> 2

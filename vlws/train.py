@@ -1,0 +1,151 @@
+"""One training loop on accelerate: mixed precision, resume, progress bar, metrics.jsonl."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import send_to_device
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm.auto import trange
+
+from vlws.errors import InputError
+
+
+class Diverged(RuntimeError):
+    """The loss was no longer finite; says at which step, and which checkpoint is still good."""
+
+
+def fit(
+    model: nn.Module,
+    loss_fn: Callable[[nn.Module, Any], torch.Tensor],
+    batch: Callable[[int], Any],
+    steps: int,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None = None,
+    *,
+    out: Path | None = None,
+    clip: float | None = None,
+    precision: str = "no",
+    device: str = "auto",
+    save_every: int = 250,
+    log_every: int = 25,
+    label: str = "train",
+) -> list[dict[str, float]]:
+    """Train `model` in place for `steps` steps; leave it in eval mode on its device.
+
+    Args:
+        loss_fn: (model, batch) -> scalar loss; augmentation that draws from torch's generators is resumed exactly.
+        batch: step -> batch (nested tensors, moved to the device). A function of the step alone, so that a run
+            killed at any step goes on as if nothing had happened; `epochs` makes one of indices.
+        out: folder of `checkpoint.pt` and `metrics.jsonl`; a run found there is continued, a finished one returned
+            at once. Name it after all that determines the run. None: nothing is kept.
+        clip: largest norm of the gradient.
+        precision: "no", "fp16" or "bf16". device: "auto" or "cpu".
+
+    Returns:
+        One record every `log_every` steps and for the last: step (1-based), mean loss since the last one, lr.
+
+    Raises:
+        Diverged: a loss that is not finite; weights in `out` are those of the last checkpoint.
+        InputError: no steps, an unknown precision, or a checkpoint of another model.
+    """
+    if steps < 1:
+        raise InputError(f"steps={steps}: training takes 1 step or more.")
+    if precision not in ("no", "fp16", "bf16"):
+        raise InputError(f"precision={precision!r}: accepted are no, fp16 and bf16.")
+    AcceleratorState._reset_state(reset_partial_state=True)  # else the first fit of a process decides for all
+    accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
+    model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
+    bare = accelerator.unwrap_model(model)
+    start, history = _resume(out, bare, optimizer, scheduler)
+    model.train()
+    sums = count = 0.0
+    bar = trange(start, steps, initial=start, total=steps, desc=label, leave=False, mininterval=0.5)
+    for step in bar:
+        optimizer.zero_grad()
+        with accelerator.autocast():
+            loss = loss_fn(model, send_to_device(batch(step), accelerator.device))
+        value = loss.item()
+        if not math.isfinite(value):
+            kept = (
+                f"the checkpoint in {out} is good" if out and (out / "checkpoint.pt").exists() else "nothing was saved"
+            )
+            raise Diverged(f"{label}: the loss was {value} at step {step + 1} of {steps}; {kept}; try a smaller lr.")
+        accelerator.backward(loss)
+        if clip is not None:
+            accelerator.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        sums, count = sums + value, count + 1
+        last = step + 1 == steps
+        if last or (step + 1) % log_every == 0:
+            history.append({"step": step + 1, "loss": sums / count, "lr": optimizer.param_groups[0]["lr"]})
+            bar.set_postfix(loss=f"{sums / count:.4f}")
+            sums = count = 0.0
+            if out is not None:
+                _write(out / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history).encode())
+        if out is not None and (last or (step + 1) % save_every == 0):
+            _save(out, step + 1, history, bare, optimizer, scheduler)
+    bare.eval()
+    return history
+
+
+def epochs(n: int, batch_size: int, seed: int) -> Callable[[int], torch.Tensor]:
+    """step -> "batch_size" int64 indices below n: a fresh permutation each epoch, the incomplete batch dropped."""
+    per_epoch = n // batch_size
+    if per_epoch < 1:
+        raise InputError(f"{n} items do not fill one batch of {batch_size}; give more items or a smaller batch.")
+    order: dict[int, torch.Tensor] = {}
+
+    def batch(step: int) -> torch.Tensor:
+        epoch, at = divmod(step, per_epoch)
+        if epoch not in order:
+            order.clear()
+            order[epoch] = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
+        return order[epoch][at * batch_size : (at + 1) * batch_size]
+
+    return batch
+
+
+def _save(out: Path, step: int, history: list, model: nn.Module, optimizer: Any, scheduler: Any) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    generators = [torch.get_rng_state()] + (torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+    states = [part.state_dict() if part is not None else None for part in (model, optimizer, scheduler)]
+    part = out / "checkpoint.pt.part"
+    torch.save({"step": step, "history": history, "states": states, "generators": generators}, part)
+    os.replace(part, out / "checkpoint.pt")
+
+
+def _resume(out: Path | None, model: nn.Module, optimizer: Any, scheduler: Any) -> tuple[int, list]:
+    """(steps done, history) of the checkpoint in `out`, or (0, [])."""
+    if out is None or not (out / "checkpoint.pt").exists():
+        return 0, []
+    found = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
+    for part, state in zip((model, optimizer, scheduler), found["states"], strict=True):
+        try:
+            if part is not None:
+                part.load_state_dict(state)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise InputError(
+                f"The checkpoint in {out} is of another model or optimizer; delete it to start anew."
+            ) from error
+    torch.set_rng_state(found["generators"][0])
+    if torch.cuda.is_available() and len(found["generators"]) > 1:
+        torch.cuda.set_rng_state_all(found["generators"][1:])
+    return found["step"], found["history"]
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    os.replace(part, path)
