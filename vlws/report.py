@@ -1,7 +1,7 @@
 """The report: chapters as self-contained pages, an index with the table of claims, and RESULTS.md.
 
-Every page is one file that loads nothing: pictures are embedded, formulas become MathML when the page is made, styles
-and the little script stand inside. Links between pages are relative, so the folder can be moved, zipped or printed.
+Every page is one file that loads nothing: pictures are embedded, styles, scripts and the fonts of the
+formulas stand inside. Links between pages are relative, so the folder can be moved, zipped or printed.
 """
 
 import base64
@@ -122,41 +122,32 @@ def measures(notebook: NotebookNode) -> list[dict[str, Any]]:
 
 def _page(notebook: NotebookNode, *, title: str, record: dict | None, rows: list[Row], **links: str) -> str:
     heading, quiet = _without_noise(notebook)
-    status = (record or {}).get("status", "")
     top = _render(
         "top.html.j2",
-        title=heading or title,
+        title=heading or html.escape(title),
         facts=_facts(record),
         failed=_failure(record) if record else "",
         error_here=any(o.output_type == "error" for c in quiet.cells for o in c.get("outputs", [])),
         rows=rows,
-        status=status,
         **{"home": "", "previous": "", "next": ""} | links,
     )
-    toc: list[tuple[str, str]] = []
-    page = {
-        "title": _plain(heading or title),
-        "top": top,
-        "css": _asset("style.css"),
-        "js": _asset("page.js"),
-        "toc": toc,
-    }
-    exporter = _PageExporter(toc)
-    text, _ = exporter.from_notebook_node(quiet, {"page": page})
-    return text
+    page = {"title": _plain(heading) or title, "top": top, "css": _asset("style.css"), "js": _asset("page.js")}
+    text, _ = _PageExporter().from_notebook_node(quiet, {"page": page})
+    return text.replace("</head>", _katex() + "</head>", 1) if 'class="math' in text else text
 
 
 class _PageExporter(HTMLExporter):
-    """nbconvert's HTML exporter with our template over JupyterLab's, MathML for formulas, and a table of contents."""
+    """nbconvert's HTML exporter with our template over JupyterLab's, formulas for KaTeX, and a table of contents."""
 
-    def __init__(self, toc: list[tuple[str, str]]):
+    def __init__(self):
         super().__init__(template_name="chapter", extra_template_basedirs=[str(TEMPLATE)])
-        self.toc = toc
+        self.toc: list[tuple[str, str]] = []  # filled while the cells are rendered, read by the template after them
+        self.environment.globals["toc"] = self.toc
 
     def default_filters(self):
         yield from super().default_filters()
         yield "markdown2html", self._markdown
-        yield "latex2mathml", lambda source: formula(source.strip().strip("$"), display=True)
+        yield "typeset", lambda source: _formula(source.strip().strip("$"), display=True)
         yield "anchors", _anchors
         yield "code_label", _code_label
         yield "picture_label", lambda cell: html.escape(cell.metadata.get("vlws_alt", "Figure"))
@@ -169,7 +160,7 @@ class _PageExporter(HTMLExporter):
 
 
 class _Renderer(IPythonRenderer):
-    """Markdown with formulas as MathML, which browsers draw without any script."""
+    """Markdown whose formulas are elements of their own, and whose sections are listed."""
 
     def __init__(self, toc: list[tuple[str, str]], **options: Any):
         super().__init__(**options)
@@ -182,30 +173,33 @@ class _Renderer(IPythonRenderer):
         return rendered
 
     def block_math(self, body: str) -> str:
-        return formula(body, display=True)
+        return _formula(body, display=True)
 
     def inline_math(self, body: str) -> str:
-        return formula(body)
+        return _formula(body)
 
     def latex_environment(self, name: str, body: str) -> str:
-        return formula(rf"\begin{{{name}}}{body}\end{{{name}}}", display=True)
+        return _formula(rf"\begin{{{name}}}{body}\end{{{name}}}", display=True)
 
     def block_mermaidjs(self, code: str) -> str:
         return f"<pre>{html.escape(code)}</pre>"
 
 
-def formula(latex: str, display: bool = False) -> str:
-    r"""LaTeX to MathML; what cannot be converted stays readable as code, of class `unconverted` (the lint says so)."""
-    from latex2mathml.converter import convert
+def _formula(latex: str, display: bool = False) -> str:
+    """LaTeX as an element that KaTeX typesets when the page opens; without scripts it stands as it was written."""
+    tag, kind = ("div", "math display") if display else ("span", "math")
+    return f'<{tag} class="{kind}">{html.escape(latex.strip())}</{tag}>'
 
-    latex = latex.strip()
-    try:
-        mathml = convert(latex, display="block" if display else "inline")
-    except Exception:  # the converter raises a dozen kinds, all meaning: not understood
-        mathml = "\\"
-    if "\\" in re.sub(r"<mi>\\</mi>|∖", "", mathml):  # an unknown command comes out with its backslash
-        return f'<code class="unconverted">{html.escape(latex)}</code>'
-    return mathml
+
+def _katex() -> str:
+    """KaTeX with its fonts inside, for the pages that hold formulas."""
+
+    def embedded(match: re.Match[str]) -> str:
+        data = base64.b64encode((TEMPLATE / "katex" / match[1]).read_bytes()).decode()
+        return f'src:url(data:font/woff2;base64,{data}) format("woff2")'
+
+    style = re.sub(r"src:url\((fonts/[\w-]+\.woff2)\)[^}]*(?=\})", embedded, _asset("katex/katex.min.css"))
+    return f"<style>{style}</style><script>{_asset('katex/katex.min.js')}</script>"
 
 
 def _without_noise(notebook: NotebookNode) -> tuple[str, NotebookNode]:

@@ -55,3 +55,8 @@ if (all) all.addEventListener("click", () => {
   all.textContent = open ? "Hide all code" : "Show all code";
   document.querySelectorAll("details.code").forEach((d) => { d.open = open; });
 });
+
+// Formulas: KaTeX stands in the page where there are any; one that it cannot read stays as it was written, marked.
+for (const element of document.querySelectorAll(".math")) {
+  katex.render(element.textContent, element, { displayMode: element.classList.contains("display"), throwOnError: false });
+}
