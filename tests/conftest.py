@@ -44,8 +44,9 @@ CLAIMS = """
 chapter: "04"
 paper: {title: Guidance, authors: "Chen et al.", venue: TMM, url: "https://arxiv.org/abs/2310.02821"}
 claims:
-  - {id: 04.C1, says: "Text guidance beats the image-only baseline.", where: abstract, metric: "AUROC(CMG) - AUROC(SSD)",
-     unit: AUROC, paper: 0.1681, direction: greater, threshold: 0.05, needs: {seeds: 3}}
+  - {id: 04.C1, says: "Text guidance beats the image-only baseline.", where: abstract,
+     metric: "AUROC(CMG) - AUROC(SSD)", unit: AUROC, paper: 0.1681, direction: greater,
+     threshold: 0.05, needs: {seeds: 3}}
   - {id: 04.C2, says: "Each part needs the other.", where: "section 4", metric: "AUROC(CMG) - max(parts)",
      unit: AUROC, paper: null, direction: greater, threshold: 0.05}
   - {id: 04.C3, says: "Language costs <5 % of the time.", where: "table 3", metric: "time ratio",
@@ -57,7 +58,9 @@ def _notebooks() -> dict[str, nbformat.NotebookNode]:
     parameters = new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
     figure = """plots.forest({"image only": (.61, .58, .64), "CMG": (.78, .74, .81)}, threshold=.66, xlabel="AUROC");"""
     chapter = [
-        new_markdown_cell("# Guidance by language: $\\Delta$ AUROC\n\nChen et al., IEEE TMM 2024.\n\n## The idea\n\nText."),
+        new_markdown_cell(
+            "# Guidance by language: $\\Delta$ AUROC\n\nChen et al., IEEE TMM 2024.\n\n## The idea\n\nText."
+        ),
         parameters,
         new_code_cell(MEASURES),
         new_markdown_cell(MATHS),

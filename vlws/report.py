@@ -331,8 +331,7 @@ def read_chapters(records: list[dict], evidence: list[dict]) -> list[Chapter]:
     for path in sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb")):
         committed = _read_notebook(path)
         about = committed.metadata.get("vlws", {})
-        record = _to_show([r for r in records if r.get("slug") == path.stem])
-        shown = _read_notebook(record["folder"] / "notebook.ipynb") if record else committed
+        record, shown = _to_show([r for r in records if r.get("slug") == path.stem]) or (None, committed)
         claims_file = paths.notebooks() / "claims" / f"{path.stem}.yaml"
         known = claims.load(claims_file).claims if claims_file.exists() else {}
         chapter = Chapter(
@@ -368,10 +367,14 @@ def read_evidence() -> list[dict[str, Any]]:
     return found
 
 
-def _to_show(records: list[dict]) -> dict | None:
-    finished = [r for r in records if r.get("status") in FINISHED and (r["folder"] / "notebook.ipynb").is_file()]
-    plain = [r for r in finished if not r.get("overrides")]
-    return next(iter(plain or finished), None)
+def _to_show(records: list[dict]) -> tuple[dict, NotebookNode] | None:
+    finished = [record for record in records if record.get("status") in FINISHED]
+    for record in sorted(finished, key=lambda r: bool(r.get("overrides"))):  # stable: the newest stays first
+        try:
+            return record, _read_notebook(record["folder"] / "notebook.ipynb")
+        except InputError:  # killed before, or while, its notebook was written
+            continue
+    return None
 
 
 def _rows(chapter: Chapter, evidence: list[dict]) -> list[Row]:
