@@ -48,7 +48,7 @@ def own_keywords() -> dict[int, tuple[str, ...]]:
     for i, k in class_of().items():
         for word in {*known.keywords[i], *known.names[i].split()}:
             users.setdefault(word, set()).add(k)
-    words = {part for c in CLASSES.values() for word in c.words for part in (word, *word.split())}
+    words = {*TINT_NAMES, *(part for c in CLASSES.values() for word in c.words for part in (word, *word.split()))}
     return {
         i: tuple(w for w in known.keywords[i] if len(users[w]) == 1 and w not in words and w != known.names[i])
         for i in class_of()

@@ -19,7 +19,7 @@ class EmojiSet:
     Attributes:
         chars: the characters, with the variation selector where the emoji needs one.
         names: CLDR English short names, unique ("cat face").
-        keywords: CLDR English keywords ("cat", "face", "pet").
+        keywords: CLDR English keywords ("cat", "face", "pet"); empty for 21 emoji newer than this CLDR.
         groups, subgroups: of Unicode's emoji-test.txt ("Animals & Nature", "animal-mammal").
         sprites: "n 32 32 4" uint8, straight (not premultiplied) alpha.
     """

@@ -125,10 +125,14 @@ class Scene:
 
 @cache
 def class_members() -> dict[str, tuple[int, ...]]:
-    """Class name -> indices of its emoji in `emoji.load()`."""
+    """Class name -> indices of its emoji in `emoji.load()`; none named by a colour, which a tint would belie."""
     known = emoji.load()
     return {
-        name: tuple(int(i) for i in known.where(subgroup=c.subgroups) if known.names[i] not in c.without)
+        name: tuple(
+            int(i)
+            for i in known.where(subgroup=c.subgroups)
+            if known.names[i] not in c.without and not TINTS.keys() & known.names[i].split()
+        )
         for name, c in CLASSES.items()
     }
 
@@ -184,7 +188,7 @@ def sample(
     Args:
         pools: lists of emoji indices; each list is equally likely, then each of its members. One list for each of
             CLASSES unless given.
-        tints: half the items are tinted; False leaves all natural.
+        tints: half the items are tinted; False leaves all natural (for pools with emoji named by a colour).
         clutter: one more cell holds a mosaic.
         muted: backgrounds are near grey, so that colour speaks of the items.
 
