@@ -1,0 +1,378 @@
+"""What every notebook of the registry must be, read from its JSON: no kernel, no minutes.
+
+`lint(path)` returns the problems of one notebook and `lint_folder(folder)` those between files; the tests run both over
+the real registry, and hold every rule against a notebook that breaks it.
+"""
+
+import ast
+import builtins
+import io
+import json
+import re
+import tokenize
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from vlws import claims, paths
+from vlws.errors import InputError
+
+REGISTRY = sorted(paths.notebooks().glob("*.ipynb"))
+EVERYWHERE = {"preset": str, "seeds": int, "backbone": str, "data": str, "device": str}
+WITHOUT_EXPERIMENT = ("00", "08")  # of `EVERYWHERE` they keep only what they use
+MAX_BYTES = 1_500_000
+MACHINE_PATH = re.compile(
+    r"(?<![\w./:~$}-])/(?:home|root|tmp|work|Users|mnt|scratch)/[\w.-]|\b[A-Z]:\\(?:Users|Windows|Program|Temp|data)",
+)
+OUTSIDE = re.compile(r"!\[[^\]]*\]\(\s*https?://|<(?:img|script|iframe|link)\b[^>]*(?:src|href)\s*=\s*[\"']?https?://")
+NOT_COMPARED = {"nbval-skip", "nbval-ignore-output"}
+PRESETS = ("gpu", "full")
+
+
+def lint(path: Path) -> list[str]:
+    """The problems of one notebook, each in one sentence; an empty list is a clean bill."""
+    book = json.loads(path.read_text(encoding="utf-8"))
+    cells = book["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    problems = [] if re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem) else [f"the name {path.name!r} is not NN_slug.ipynb"]
+    problems += _metadata(book["metadata"])
+    if not cells or cells[0]["cell_type"] != "markdown" or not _source(cells[0]).startswith("# "):
+        problems.append("the first cell is no Markdown title ('# ...')")
+    parameters, found = _parameters(code, path.stem[:2])
+    problems += found + _presets(path, parameters)
+    problems += _outputs(code) + _claims(path, code)
+    if path.stat().st_size > MAX_BYTES:
+        problems.append(f"{path.stat().st_size / 1e6:.1f} MB; at most {MAX_BYTES / 1e6} MB are allowed")
+    for number, cell in enumerate(cells):
+        texts = [_source(cell), *(text for output in cell.get("outputs", []) for text in _texts(output))]
+        problems += [f"cell {number} holds a machine's path: {m[0]}…" for t in texts for m in MACHINE_PATH.finditer(t)]
+        problems += [f"cell {number} loads from outside: {m[0]}…" for t in texts for m in OUTSIDE.finditer(t)]
+    return problems
+
+
+def lint_folder(folder: Path) -> list[str]:
+    """The problems between files: numbers taken twice, claims or presets of no notebook."""
+    stems = [path.stem for path in folder.glob("*.ipynb")]
+    numbers = [stem[:2] for stem in stems]
+    problems = [f"two notebooks are number {n}" for n in sorted({n for n in numbers if numbers.count(n) > 1})]
+    orphans = [path.name for path in (folder / "claims").glob("*") if path.stem not in stems]
+    problems += [f"claims/{name} belongs to no notebook" for name in sorted(orphans)]
+    return problems + [
+        f"presets.yml names chapter {n!r}, which is no notebook" for n in _presets_of(folder) if n not in numbers
+    ]
+
+
+def compared(cell: dict[str, Any]) -> bool:
+    """Whether nbval compares something in this cell that can change: printed text, or a value's text (no `<repr>`)."""
+    if NOT_COMPARED & set(cell["metadata"].get("tags", [])) or "# NBVAL_IGNORE_OUTPUT" in _source(cell):
+        return False
+    for output in cell["outputs"]:
+        is_stdout = output["output_type"] == "stream" and output["name"] == "stdout"
+        text = "".join(output.get("text", "") if is_stdout else output.get("data", {}).get("text/plain", ""))
+        if text.strip() and not text.startswith("<"):
+            return True
+    return False
+
+
+def _metadata(metadata: dict[str, Any]) -> list[str]:
+    about = metadata.get("vlws")
+    if not isinstance(about, dict):
+        return ["metadata.vlws is missing"]
+    problems = [
+        f"metadata.vlws.{key} is missing" for key in ("title", "paper", "summary", "backbones") if key not in about
+    ]
+    problems += [f"metadata.vlws.{key} is empty" for key in ("title", "summary") if about.get(key) == ""]
+    if not isinstance(about.get("backbones", []), list):
+        problems.append("metadata.vlws.backbones is no list")
+    if "widgets" in metadata:
+        problems.append("widget state is stored; show progress on stderr")
+    return problems
+
+
+def _parameters(code: list[dict], chapter: str) -> tuple[dict[str, Any], list[str]]:
+    """The declared parameters, name -> literal, and what is wrong with their cell."""
+    tagged = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        return {}, [f"{len(tagged)} cells are tagged 'parameters'; there must be exactly one"]
+    problems = [] if tagged[0] is code[0] else ["the parameters cell is not the first code cell"]
+    source, values = _source(tagged[0]), {}
+    for statement in ast.parse(source).body:
+        if (
+            not isinstance(statement, ast.AnnAssign)
+            or not isinstance(statement.target, ast.Name)
+            or not statement.value
+        ):
+            problems.append(f"parameters: {ast.unparse(statement)!r} is not 'name: type = literal  # help'")
+            continue
+        name, kind = statement.target.id, ast.unparse(statement.annotation)
+        declared = getattr(builtins, kind.split("[")[0], None)
+        try:
+            values[name] = ast.literal_eval(statement.value)
+        except ValueError:
+            problems.append(f"parameters: {name} is {ast.unparse(statement.value)!r}, which is no literal")
+            continue
+        if not isinstance(declared, type):
+            problems.append(f"parameters: {name} is declared {kind}, which is no builtin type")
+        elif type(values[name]) is not declared:
+            problems.append(f"parameters: {name} is declared {kind} and is {values[name]!r}")
+        if statement.lineno not in _comments(source) and statement.end_lineno not in _comments(source):
+            problems.append(f"parameters: {name} has no comment that explains it")
+    wanted = {"preset": str} if chapter in WITHOUT_EXPERIMENT else EVERYWHERE
+    problems += [f"parameters: {name} is missing" for name in wanted if name not in values]
+    for name in EVERYWHERE.keys() & values.keys():
+        if type(values[name]) is not EVERYWHERE[name]:
+            problems.append(f"parameters: {name} must be {EVERYWHERE[name].__name__}")
+    return values, problems
+
+
+def _presets(path: Path, parameters: dict[str, Any]) -> list[str]:
+    problems = []
+    for preset, values in (_presets_of(path.parent).get(path.stem[:2]) or {}).items():
+        if preset not in PRESETS:
+            problems.append(f"presets.yml: {preset!r} is none of {', '.join(PRESETS)}")
+        for name, value in (values or {}).items():
+            if name not in parameters:
+                problems.append(f"presets.yml: {preset} sets {name}, which is no parameter")
+            elif type(value) is not type(parameters[name]):
+                problems.append(
+                    f"presets.yml: {preset} sets {name} to {value!r}, not to a {type(parameters[name]).__name__}"
+                )
+    return problems
+
+
+def _outputs(code: list[dict]) -> list[str]:
+    problems = []
+    counts = [cell["execution_count"] for cell in code]
+    if counts != list(range(1, len(code) + 1)):
+        problems.append(f"execution counts are {counts}, not 1 to {len(code)} in order: restart and run all")
+    if not any(cell["outputs"] for cell in code):
+        problems.append("there are no outputs: commit the notebook executed")
+    elif not any(compared(cell) for cell in code):
+        problems.append("nothing is compared: print a few stable figures (shapes, arms, claim ids)")
+    for cell in code:
+        for output in cell["outputs"]:
+            if output["output_type"] == "error":
+                problems.append(f"In [{cell['execution_count']}] ends in {output['ename']}")
+    return problems
+
+
+def _claims(path: Path, code: list[dict]) -> list[str]:
+    """Each claim of the YAML is measured and each measure is in the YAML, as the YAML says it now."""
+    measured = {}
+    for cell in code:
+        for output in cell["outputs"]:
+            if measure := output.get("data", {}).get(claims.MIME):
+                measured[measure["id"]] = measure
+    file = path.parent / "claims" / f"{path.stem}.yaml"
+    try:
+        known = claims.load(file).claims if file.exists() else {}
+    except InputError as error:
+        return [str(error)]
+    problems = [f"claim {id} is never measured" for id in known if id not in measured]
+    problems += [f"{id} is measured and stands in no claims file" for id in measured if id not in known]
+    for id in known.keys() & measured.keys():
+        fields = ("says", "where", "metric", "unit", "paper", "direction", "threshold", "tolerance")
+        changed = [name for name in fields if measured[id].get(name) != getattr(known[id], name)]
+        problems += [f"claim {id} was measured under another {name}: run the notebook again" for name in changed]
+    return problems
+
+
+def _presets_of(folder: Path) -> dict[str, Any]:
+    file = folder / "presets.yml"
+    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.exists() else {}
+
+
+def _comments(source: str) -> set[int]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {token.start[0] for token in tokens if token.type == tokenize.COMMENT and token.string.strip("# ")}
+
+
+def _source(cell: dict[str, Any]) -> str:
+    return "".join(cell["source"])
+
+
+def _texts(output: dict[str, Any]) -> list[str]:
+    """All text of an output, pictures left out."""
+    data = {mime: value for mime, value in output.get("data", {}).items() if not mime.startswith("image/png")}
+    return [
+        "".join(output.get("text", "")),
+        *(v if isinstance(v, str) else json.dumps(v) for v in map(_joined, data.values())),
+    ]
+
+
+def _joined(value: Any) -> Any:
+    return "".join(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
+
+
+# --- the registry -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", REGISTRY, ids=lambda path: path.stem)
+def test_notebook(path):
+    assert lint(path) == []
+
+
+def test_folder():
+    assert lint_folder(paths.notebooks()) == []
+
+
+# --- every rule, broken -----------------------------------------------------------------------------------------------
+
+PARAMETERS = """preset: str = "cpu"  # scale
+seeds: int = 3  # seeds of each arm
+backbone: str = ""  # a folder or a hub id
+data: str = ""  # a folder
+device: str = "auto"  # auto, cpu or cuda
+lr: float = 1.0e-3  # learning rate"""
+CLAIM = {
+    "id": "04.C1", "says": "It helps.", "where": "abstract", "metric": "AUROC", "unit": "AUROC", "paper": None,
+    "direction": "greater", "threshold": 0.05, "tolerance": None,
+}  # fmt: skip
+PRESETS_YML = {"04": {"full": {"seeds": 5, "lr": 1e-4}}}
+
+
+def good() -> nbformat.NotebookNode:
+    measure = new_output("display_data", data={claims.MIME: CLAIM | {"value": 0.1}, "text/plain": "04.C1: AUROC"})
+    book = new_notebook(
+        cells=[
+            new_markdown_cell("# A chapter"),
+            new_code_cell(PARAMETERS, execution_count=1, metadata={"tags": ["parameters"]}),
+            new_code_cell("print(3)", execution_count=2, outputs=[new_output("stream", name="stdout", text="3\n")]),
+            new_code_cell('chapter.measure("04.C1", x)', execution_count=3, outputs=[measure]),
+        ]
+    )
+    book.metadata["vlws"] = {"title": "A chapter", "paper": "", "summary": "What it is.", "backbones": []}
+    return book
+
+
+def written(folder: Path, book=None, claims_=(CLAIM,), presets=PRESETS_YML, name="04_cmg.ipynb") -> Path:
+    (folder / "claims").mkdir(exist_ok=True)
+    listed = [{k: v for k, v in c.items() if v is not None} for c in claims_]
+    (folder / "claims" / "04_cmg.yaml").write_text(yaml.safe_dump({"chapter": "04", "claims": listed}))
+    (folder / "presets.yml").write_text(yaml.safe_dump(presets))
+    nbformat.write(book or good(), folder / name)
+    return folder / name
+
+
+def test_a_good_notebook_passes(tmp_path):
+    assert lint(written(tmp_path)) == []
+    assert lint_folder(tmp_path) == []
+
+
+def parameters(source: str) -> Callable:
+    return lambda book: book.cells[1].update(source=source)
+
+
+def output(text: str) -> Callable:
+    return lambda book: book.cells[2].outputs[0].update(text=text)
+
+
+def ignore_both(book):
+    book.cells[2].metadata["tags"] = ["nbval-ignore-output"]
+    book.cells[3].source = "# NBVAL_IGNORE_OUTPUT\n" + book.cells[3].source
+
+
+BROKEN = {
+    "no metadata": (lambda b: b.metadata.pop("vlws"), "metadata.vlws is missing"),
+    "no title": (lambda b: b.metadata["vlws"].pop("title"), "metadata.vlws.title is missing"),
+    "empty summary": (lambda b: b.metadata["vlws"].update(summary=""), "metadata.vlws.summary is empty"),
+    "backbones no list": (lambda b: b.metadata["vlws"].update(backbones="clip"), "backbones is no list"),
+    "widgets": (lambda b: b.metadata.update(widgets={}), "widget state"),
+    "no heading": (lambda b: b.cells[0].update(source="A chapter"), "no Markdown title"),
+    "no parameters": (lambda b: b.cells[1].metadata.clear(), "0 cells are tagged"),
+    "two parameters": (lambda b: b.cells[2].metadata.update(tags=["parameters"]), "2 cells are tagged"),
+    "parameters late": (lambda b: b.cells.insert(1, new_code_cell("1", execution_count=1)), "not the first code cell"),
+    "derived": (parameters(PARAMETERS + "\nsteps: int = 2 * 3  # steps"), "which is no literal"),
+    "statement": (parameters("import os\n" + PARAMETERS), "is not 'name: type = literal"),
+    "unannotated": (parameters(PARAMETERS + "\nsteps = 3  # steps"), "is not 'name: type = literal"),
+    "no comment": (parameters(PARAMETERS + "\nsteps: int = 3"), "steps has no comment"),
+    "foreign type": (parameters(PARAMETERS + "\nroot: Path = 'a'  # folder"), "which is no builtin type"),
+    "wrong type": (parameters(PARAMETERS + "\nsteps: int = 3.0  # steps"), "steps is declared int and is 3.0"),
+    "no seeds": (parameters(PARAMETERS.replace("seeds: int", "seed: int")), "seeds is missing"),
+    "seeds of text": (parameters(PARAMETERS.replace("seeds: int = 3", 'seeds: str = "3"')), "seeds must be int"),
+    "counts": (lambda b: b.cells[2].update(execution_count=7), "execution counts are [1, 7, 3]"),
+    "not run": (lambda b: b.cells[2].update(execution_count=None), "execution counts are [1, None, 3]"),
+    "stripped": (lambda b: [c.update(outputs=[]) for c in b.cells[1:]], "there are no outputs"),
+    "nothing compared": (ignore_both, "nothing is compared"),
+    "error": (
+        lambda b: b.cells[2].outputs.append(new_output("error", ename="E", evalue="", traceback=[])),
+        "ends in E",
+    ),
+    "path in code": (
+        lambda b: b.cells[2].update(source='open("/home/me/x")'),
+        "cell 2 holds a machine's path: /home/m",
+    ),
+    "path in output": (output("saved to /tmp/x.png\n"), "cell 2 holds a machine's path: /tmp/x"),
+    "path in html": (
+        lambda b: b.cells[2].outputs.append(new_output("display_data", data={"text/html": "<b>/root/x</b>"})),
+        "cell 2 holds a machine's path: /root/x",
+    ),
+    "Windows path": (output("C:\\Users\\me\n"), "cell 2 holds a machine's path"),
+    "picture from outside": (lambda b: b.cells[0].update(source="# A\n![x](https://a.b/c.png)"), "loads from outside"),
+    "script from outside": (
+        lambda b: b.cells[0].update(source='# A\n<script src="https://a.b">'),
+        "loads from outside",
+    ),
+    "too large": (output("x" * 1_600_000), "1.6 MB"),
+    "not measured": (lambda b: b.cells[3].update(outputs=[]), "claim 04.C1 is never measured"),
+    "unknown claim": (
+        lambda b: b.cells[3].outputs[0].data[claims.MIME].update(id="04.C7"),
+        "04.C7 is measured and stands in no claims file",
+    ),
+    "claim changed": (
+        lambda b: b.cells[3].outputs[0].data[claims.MIME].update(threshold=0.01),
+        "04.C1 was measured under another threshold",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_each_fault_is_found(tmp_path, fault):
+    breaks, sentence = BROKEN[fault]
+    book = good()
+    breaks(book)
+    assert any(sentence in problem for problem in lint(written(tmp_path, book)))
+
+
+@pytest.mark.parametrize(
+    ("presets", "sentence"),
+    [
+        ({"04": {"full": {"sedes": 5}}}, "full sets sedes, which is no parameter"),
+        ({"04": {"full": {"lr": "1e-4"}}}, "full sets lr to '1e-4', not to a float"),
+        ({"04": {"gpu": {"seeds": True}}}, "gpu sets seeds to True, not to a int"),
+        ({"04": {"huge": {}}}, "'huge' is none of gpu, full"),
+    ],
+)
+def test_each_fault_of_presets_is_found(tmp_path, presets, sentence):
+    assert any(sentence in problem for problem in lint(written(tmp_path, presets=presets)))
+
+
+def test_faults_between_files_are_found(tmp_path):
+    written(tmp_path, presets={"09": {"full": {}}})
+    written(tmp_path, name="04_other.ipynb", presets={"09": {"full": {}}})
+    (tmp_path / "claims" / "05_gone.yaml").write_text("")
+    assert lint_folder(tmp_path) == [
+        "two notebooks are number 04",
+        "claims/05_gone.yaml belongs to no notebook",
+        "presets.yml names chapter '09', which is no notebook",
+    ]
+
+
+def test_a_name_and_a_broken_claims_file_are_found(tmp_path):
+    assert any("is not NN_slug" in problem for problem in lint(written(tmp_path, name="chapter.ipynb")))
+    path = written(tmp_path)
+    (tmp_path / "claims" / "04_cmg.yaml").write_text("chapter: 4\nclaims: []")
+    assert any("chapter is 4" in problem for problem in lint(path))
+
+
+def test_addresses_and_formulas_are_no_machine_paths(tmp_path):
+    book = good()
+    book.cells[
+        0
+    ].source = "# A\nhttps://a.org/home/x, $N:\\mathbb{R}$, `runs/04/tmp/x`, [paper](https://arxiv.org/abs/1)"
+    assert lint(written(tmp_path, book)) == []
