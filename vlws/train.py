@@ -66,6 +66,8 @@ def fit(
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     bare = accelerator.unwrap_model(model)
     start, history = _resume(out, bare, optimizer, scheduler)
+    if start > steps:
+        raise InputError(f"The checkpoint in {out} is of a run of {start} steps, more than the {steps} asked for.")
     model.train()
     sums = count = 0.0
     bar = trange(start, steps, initial=start, total=steps, desc=label, leave=False, mininterval=0.5)
@@ -95,7 +97,7 @@ def fit(
                 _write(out / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history).encode())
         if out is not None and (last or (step + 1) % save_every == 0):
             _save(out, step + 1, history, bare, optimizer, scheduler)
-    bare.eval()
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
     return history
 
 
