@@ -15,33 +15,25 @@ is started again computes only what is missing. A cell is known by what made it:
 refers to and of every module of vlws and vlws_kernels that it reaches; arm, seed, arguments by content; versions.
 """
 
-import ast
-import hashlib
-import inspect
 import io
 import json
 import os
 import random
 import re
 import sys
-import textwrap
 import time
 import traceback
-import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
-from importlib import metadata
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vlws import paths
+from vlws import fingerprint, paths
 from vlws.errors import InputError
-
-OURS = ("vlws", "vlws_kernels")  # packages whose modules count as the code of a cell
+from vlws.files import write_atomically
+from vlws.fingerprint import digest
 
 
 class CellFailed(RuntimeError):
@@ -141,7 +133,7 @@ def grid(
 
     folder = paths.cache() / "experiment" / name
     arguments = [*shared.values(), *(value for extra in kwargs_of.values() for value in extra.values())]
-    code_key = _code_key(fn, [*code, *arguments])
+    code_key = fingerprint.code(fn, [*code, *arguments])
     shared_keys = {key: digest(value) for key, value in shared.items()}
     keys = {}
     for arm, extra in kwargs_of.items():
@@ -267,11 +259,11 @@ def _write(stem: Path, result: Any, arm: str, seed: int, began: float) -> None:
     if arrays:
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
-        _write_atomically(stem.with_suffix(".npz"), buffer.getvalue())
+        write_atomically(stem.with_suffix(".npz"), buffer.getvalue())
     made = {"arm": arm, "seed": seed, "seconds": round(time.perf_counter() - began, 3)}
     order = list(result)
     text = json.dumps({"made": made, "order": order, "scalars": scalars, "arrays": sorted(arrays)}, indent=1)
-    _write_atomically(stem.with_suffix(".json"), text.encode())
+    write_atomically(stem.with_suffix(".json"), text.encode())
 
 
 def _read(stem: Path) -> dict[str, Any]:
@@ -283,188 +275,8 @@ def _read(stem: Path) -> dict[str, Any]:
     return {metric: values[metric] for metric in record["order"]}
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _shown(folder: Path) -> str:
     """The folder relative to the workspace or to $VLWS_CACHE: outputs of a notebook hold no path of a machine."""
     if folder.is_relative_to(paths.root()):
         return str(folder.relative_to(paths.root()))
     return f"$VLWS_CACHE/{folder.relative_to(paths.cache())}"
-
-
-# --- what a cell is known by ------------------------------------------------------------------------------------------
-
-
-def digest(value: Any) -> str:
-    """A hash of a value by its content, the same in every process.
-
-    Numbers, texts, containers, dataclasses, numpy arrays, tensors, modules of torch (class and state), functions and
-    classes (source), paths (their text); anything else by its pickle.
-    """
-    h = hashlib.sha256()
-    _feed(h, value)
-    return h.hexdigest()
-
-
-def _feed(h: Any, value: Any) -> None:
-    h.update(f"{type(value).__module__}.{type(value).__qualname__}:".encode())
-    if value is None or isinstance(value, bool | int | float | complex | str | Path | np.generic):
-        h.update(str(value).encode() if isinstance(value, str | Path) else repr(value).encode())
-    elif isinstance(value, bytes | bytearray):
-        h.update(value)
-    elif isinstance(value, np.ndarray) and value.dtype != object:
-        h.update(f"{value.dtype.str}{value.shape}".encode())
-        h.update(np.ascontiguousarray(value).tobytes())
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=repr):
-            _feed(h, key)
-            _feed(h, value[key])
-    elif isinstance(value, set | frozenset):
-        for part in sorted(digest(part) for part in value):
-            h.update(part.encode())
-    elif isinstance(value, list | tuple | range):
-        for part in value:
-            _feed(h, part)
-    elif isinstance(value, types.ModuleType):
-        h.update(_module_source(value.__name__))
-    elif isinstance(value, types.FunctionType | types.MethodType | type):
-        h.update(_source(value).encode())
-    elif is_dataclass(value):
-        for part in fields(value):
-            _feed(h, part.name)
-            _feed(h, getattr(value, part.name))
-    elif hasattr(value, "state_dict") and hasattr(value, "parameters"):
-        h.update(f"{value!r}{getattr(value, 'config', '')}".encode())
-        _feed(h, dict(value.state_dict()))
-    elif hasattr(value, "detach") and hasattr(value, "untyped_storage"):
-        tensor = value.detach().cpu().contiguous()
-        h.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        import torch
-
-        h.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    else:
-        import joblib
-
-        h.update(joblib.hash(value).encode())
-    h.update(b";")
-
-
-def _code_key(fn: Callable, parts: Iterable[Any]) -> str:
-    """Hash of all code that a cell runs and that may change: see the head of this file."""
-    seen: dict[str, str] = {}
-    modules: set[str] = set()
-    for part in (fn, *parts):
-        _collect(part, seen, modules)
-    sources = {module: digest(_module_source(module)) for module in sorted(_reached(modules))}
-    versions = {package: metadata.version(package) for package in ("torch", "numpy", "transformers", "scikit-learn")}
-    return digest([getattr(fn, "__qualname__", ""), seen, sources, versions, sys.version_info[:2]])
-
-
-def _collect(part: Any, seen: dict[str, str], modules: set[str]) -> None:
-    """The source of a function or class and, through its globals and closure, of what it refers to."""
-    if isinstance(part, types.ModuleType):
-        modules.add(part.__name__)
-        return
-    part = inspect.unwrap(getattr(part, "func", part))  # functools.partial, decorators
-    if not isinstance(part, types.FunctionType | type):
-        part = type(part)  # a value: its content is digested elsewhere, its methods are code
-    module = part.__module__
-    if _is_ours(module):
-        modules.add(module)
-        return
-    name = f"{module}.{part.__qualname__}"
-    if name in seen or (module != "__main__" and isinstance(part, type)):
-        return
-    seen[name] = source = _source(part)
-    modules.update(_imported(source, package=""))
-    scope = part.__globals__ if isinstance(part, types.FunctionType) else vars(sys.modules[module])
-    nonlocals = inspect.getclosurevars(part).nonlocals if isinstance(part, types.FunctionType) else {}
-    for used in sorted(_names(source)):
-        value = nonlocals.get(used, scope.get(used))
-        if isinstance(value, types.ModuleType):
-            if _is_ours(value.__name__):
-                modules.add(value.__name__)
-        elif isinstance(value, types.FunctionType | type):
-            if _is_ours(value.__module__) or value.__module__ == module:
-                _collect(value, seen, modules)
-        elif value is not None and not isinstance(value, types.BuiltinFunctionType):
-            seen[f"{name}:{used}"] = digest(value)
-    if isinstance(part, types.FunctionType):
-        seen[f"{name}:defaults"] = digest([part.__defaults__, part.__kwdefaults__])
-
-
-def _source(part: Any) -> str:
-    try:
-        return inspect.getsource(part)
-    except (OSError, TypeError):
-        code = getattr(part, "__code__", None)
-        return repr((code.co_code, code.co_consts, code.co_names)) if code else repr(part)
-
-
-def _parsed(source: str) -> ast.AST:
-    try:
-        return ast.parse(textwrap.dedent(source))
-    except SyntaxError:  # a lambda cut out of its line
-        return ast.parse("")
-
-
-def _names(source: str) -> set[str]:
-    tree = _parsed(source)
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    return names or set(re.findall(r"[A-Za-z_]\w*", source))
-
-
-def _imported(source: str, package: str) -> set[str]:
-    """Modules of ours that a source imports, wherever in it the import stands."""
-    found = set()
-    for node in ast.walk(_parsed(source)):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parents, base]).rstrip(".")
-            found.add(base)
-            found.update(f"{base}.{alias.name}" for alias in node.names)
-    return {name for name in found if _is_ours(name) and _file(name)}
-
-
-def _reached(modules: Iterable[str]) -> set[str]:
-    """The modules and, transitively, every module of ours that they import."""
-    reached: set[str] = set()
-    waiting = list(modules)
-    while waiting:
-        module = waiting.pop()
-        if module not in reached:
-            reached.add(module)
-            path = _file(module)
-            if path and _is_ours(module):
-                package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-                waiting.extend(_imported(path.read_text(encoding="utf-8"), package))
-    return reached
-
-
-def _is_ours(module: str) -> bool:
-    return module.split(".")[0] in OURS
-
-
-@cache
-def _file(module: str) -> Path | None:
-    try:
-        spec = find_spec(module)
-    except (ImportError, ValueError):
-        return None
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
-
-
-def _module_source(module: str) -> bytes:
-    path = _file(module)
-    return path.read_bytes() if path else module.encode()

@@ -11,7 +11,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from vlws import experiment
+from vlws import experiment, fingerprint
 from vlws.errors import InputError
 
 # pytest's import mode gives this module a name under which no other process can import it: send its functions whole,
@@ -91,8 +91,8 @@ def test_arms_may_carry_arguments(tmp_path):
     ],
 )
 def test_digest_tells_contents_apart(one, other):
-    assert experiment.digest(one) != experiment.digest(other)
-    assert experiment.digest(one) == experiment.digest(one)
+    assert fingerprint.digest(one) != fingerprint.digest(other)
+    assert fingerprint.digest(one) == fingerprint.digest(one)
 
 
 def test_digest_knows_tensors_and_modules():
@@ -100,19 +100,19 @@ def test_digest_knows_tensors_and_modules():
 
     torch.manual_seed(0)
     a, b = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    assert experiment.digest(a) != experiment.digest(b)
+    assert fingerprint.digest(a) != fingerprint.digest(b)
     b.load_state_dict(a.state_dict())
-    assert experiment.digest(a) == experiment.digest(b)
-    assert experiment.digest(torch.zeros(2, dtype=torch.bfloat16)) != experiment.digest(torch.zeros(2))
-    assert experiment.digest(torch.zeros(2)) == experiment.digest(torch.zeros(2).clone())
+    assert fingerprint.digest(a) == fingerprint.digest(b)
+    assert fingerprint.digest(torch.zeros(2, dtype=torch.bfloat16)) != fingerprint.digest(torch.zeros(2))
+    assert fingerprint.digest(torch.zeros(2)) == fingerprint.digest(torch.zeros(2).clone())
 
 
 def test_digest_is_the_same_in_another_process():
-    code = "from vlws import experiment; print(experiment.digest({'b': {3, 1}, 'a': [1.5, 'x', None]}))"
+    code = "from vlws import fingerprint; print(fingerprint.digest({'b': {3, 1}, 'a': [1.5, 'x', None]}))"
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONHASHSEED": "7"}
     )
-    assert out.stdout.strip() == experiment.digest({"b": {3, 1}, "a": [1.5, "x", None]})
+    assert out.stdout.strip() == fingerprint.digest({"b": {3, 1}, "a": [1.5, "x", None]})
 
 
 # --- what makes a cell stale ---
@@ -124,8 +124,8 @@ PACKAGE = {
     "cells.py": "from vlws_kernels import top\nOFFSET = 0\n\ndef helper(x):\n    return x\n\n"
     "def cell(arm, seed):\n    return {'v': helper(top.value(seed)) + OFFSET}\n",
 }
-RUN = "import sys; sys.path.insert(0, sys.argv[1]); from vlws import experiment; import cells; "
-KEY = RUN + "print(experiment._code_key(cells.cell, []))"
+RUN = "import sys; sys.path.insert(0, sys.argv[1]); from vlws import experiment, fingerprint; import cells; "
+KEY = RUN + "print(fingerprint.code(cells.cell))"
 GRID = RUN + "print(experiment.grid(cells.cell, ['a'], [1], name='t', workers=1)['a']['v'])"
 
 
@@ -164,7 +164,7 @@ def test_a_stale_cell_is_computed_again(package):
 
 
 def test_every_module_that_a_library_function_reaches_counts():
-    reached = experiment._reached({"vlws.claims"})
+    reached = fingerprint.reached({"vlws.claims"})
     assert {"vlws.claims", "vlws.paths", "vlws.errors"} <= reached
     importlib.import_module("vlws.claims")
 

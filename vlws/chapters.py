@@ -1,0 +1,299 @@
+"""The registry of chapters: the notebooks folder, and the parameters that each notebook declares.
+
+Every value that a user gives for a parameter is checked here, against the declared type and what its comment accepts.
+"""
+
+import ast
+import difflib
+import io
+import math
+import re
+import tokenize
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vlws import paths
+from vlws.errors import InputError
+from vlws.files import read_json
+
+PRESETS = ("cpu", "full", "gpu")
+TYPES = ("bool", "int", "float", "str")
+SWEEP_LIMIT = 10_000
+# what the parameters of every chapter accept; a chapter's own say it at the end of their comment, see `Parameter`
+COMMON = {"preset": "[cpu | full | gpu]", "seeds": "[>= 1]", "device": "[auto | cpu | cuda | cuda:N | mps]"}
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a parameters cell: `lr: float = 1.0e-3  # learning rate [> 0]`.
+
+    The type is bool, int, float, str, or list[...] of one of them. What a value must be may stand at the end of the
+    comment, in brackets: `[>= 1]`, `[> 0]`, `[0 .. 1]` or `[adam | sgd]`.
+    """
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+    def read(self, given: Any) -> Any:
+        """A value of the declared type, from text ("1e-4", as a command line gives it) or a value (as YAML does).
+
+        Raises InputError where it is none, or not what the comment accepts.
+        """
+        if self.type.startswith("list["):
+            parts = self._split(given) if isinstance(given, str) else given
+            if not isinstance(parts, list | tuple):
+                raise self._refused(given)
+            value: Any = [self._scalar(part, self.type[5:-1], given) for part in parts]
+        else:
+            value = self._scalar(given, self.type, given)
+        self._check_range(value)
+        return value
+
+    def _scalar(self, given: Any, kind: str, whole: Any) -> Any:
+        text = given.strip() if isinstance(given, str) else None
+        if kind == "str" and isinstance(given, str):
+            return given
+        if kind == "bool":
+            if isinstance(given, bool):
+                return given
+            if text and text.lower() in ("true", "yes", "on", "false", "no", "off"):
+                return text.lower() in ("true", "yes", "on")
+        try:
+            if kind == "int" and (text or type(given) is int):
+                return int(text or given)
+            if kind == "float" and (text or type(given) in (int, float)):
+                value = float(text or given)
+                if math.isfinite(value):
+                    return value
+        except ValueError:
+            pass
+        raise self._refused(whole)
+
+    def _refused(self, given: Any) -> InputError:
+        examples = {
+            "bool": "true or false",
+            "int": "a whole number",
+            "float": "a finite number",
+            "str": "text (quote it)",
+        }
+        kind = self.type[5:-1] if self.type.startswith("list[") else self.type
+        what = f"a list of {kind}, such as [a, b]" if kind != self.type else examples[kind]
+        return InputError(f"{self.name}={given!r} is no {self.type}; {self.name} takes {what} ({self._said()}).")
+
+    def _said(self) -> str:
+        return f"{self.help or 'no comment'}; the notebook has {self.default!r}"
+
+    @staticmethod
+    def _split(text: str) -> list[str]:
+        inner = text.strip()
+        inner = inner[1:-1] if inner.startswith("[") and inner.endswith("]") else inner
+        return [part.strip().strip("'\"") for part in inner.split(",") if part.strip()]
+
+    def _check_range(self, value: Any) -> None:
+        rule = re.search(r"\[([^\[\]]+)\]\s*$", self.help) or re.search(r"\[(.+)\]", COMMON.get(self.name, ""))
+        if rule is None:
+            return
+        said = rule[1].strip()
+        for part in value if isinstance(value, list) else [value]:
+            if not _accepted(part, said):
+                raise InputError(f"{self.name}={part!r} is outside what it accepts: {said}.")
+
+
+def _accepted(value: Any, rule: str) -> bool:
+    """Whether a value meets a rule such as ">= 1", "0 .. 1", "adam | sgd"; a rule of another form says nothing."""
+    number = r"[-+.\deE]+"
+    if bound := re.fullmatch(rf"(>=|>|<=|<)\s*({number})", rule):
+        limit = float(bound[2])
+        return {">=": value >= limit, ">": value > limit, "<=": value <= limit, "<": value < limit}[bound[1]]
+    if span := re.fullmatch(rf"({number})\s*\.\.\s*({number})", rule):
+        return float(span[1]) <= value <= float(span[2])
+    if "|" in rule:
+        patterns = [re.escape(part.strip()).replace(":N", r":\d+") for part in rule.split("|")]
+        return any(re.fullmatch(pattern, str(value)) for pattern in patterns)
+    return True
+
+
+def read_parameters(source: str, where: str) -> dict[str, Parameter]:
+    """The parameters that a parameters cell declares; InputError for a line that is not `name: type = literal`."""
+    comments = {}
+    try:
+        tree = ast.parse(source)
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.COMMENT:
+                comments[token.start[0]] = token.string.lstrip("# ").strip()
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise InputError(f"{where}: the parameters cell is not Python: {error}.") from None
+    found: dict[str, Parameter] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # a docstring
+        line = source.splitlines()[node.lineno - 1].strip()
+        wanted = "write `name: type = literal  # help`, with type bool, int, float, str or list[...] of one"
+        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None):
+            raise InputError(f"{where}: {line!r} is no parameter; {wanted}.")
+        kind = ast.unparse(node.annotation).strip("'\"")
+        if kind not in TYPES and not (kind.startswith("list[") and kind[5:-1] in TYPES):
+            raise InputError(f"{where}: {line!r} declares {kind}; {wanted}.")
+        try:
+            default = ast.literal_eval(node.value)
+        except ValueError:
+            raise InputError(f"{where}: {line!r} is computed; {wanted} and derive in the next cell.") from None
+        parameter = Parameter(node.target.id, kind, default, comments.get(node.end_lineno, ""))
+        wrong_kind = isinstance(default, str) and kind not in ("str", "list[str]")
+        if wrong_kind or (kind == "float" and isinstance(default, bool)):
+            raise InputError(f"{where}: {line!r} declares {kind} but holds {default!r}.")
+        parameter.read(default)
+        found[parameter.name] = parameter
+    return found
+
+
+# --- chapters ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A notebook of the registry: `id` "04", `slug` "04_cmg", and what its metadata and its parameters cell say."""
+
+    id: str
+    slug: str
+    path: Path
+    title: str
+    paper: str
+    summary: str
+    backbones: tuple[str, ...]
+    parameters: dict[str, Parameter] = field(repr=False)
+    code: tuple[str, ...] = field(repr=False)  # the source of each code cell
+
+
+def chapters() -> list[Chapter]:
+    """Every chapter, in order."""
+    return [_chapter(path) for path in sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))]
+
+
+def chapter(name: str) -> Chapter:
+    """A chapter by its id ("04" or "4"), slug ("04_cmg") or name ("cmg"); InputError where there is none."""
+    known = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
+    wanted = name.removesuffix(".ipynb")
+    wanted = f"0{wanted}" if re.fullmatch(r"\d", wanted) else wanted
+    for path in known:
+        if wanted in (path.stem, path.stem[:2], path.stem[3:]):
+            return _chapter(path)
+    slugs = [path.stem for path in known]
+    raise InputError(f"no chapter {name!r}{_nearest(wanted, slugs)}; there are {', '.join(slugs) or 'none'}.")
+
+
+def _chapter(path: Path) -> Chapter:
+    notebook = read_json(path)
+    if not isinstance(notebook, dict) or "cells" not in notebook:
+        raise InputError(f"{path.name} is not a notebook.")
+    said = notebook.get("metadata", {}).get("vlws", {})
+    code = [cell for cell in notebook["cells"] if cell.get("cell_type") == "code"]
+    tagged = [cell for cell in code if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    if len(tagged) != 1:
+        raise InputError(f"{path.name} has {len(tagged)} cells tagged `parameters`; it must have one.")
+    return Chapter(
+        id=path.stem[:2],
+        slug=path.stem,
+        path=path,
+        title=said.get("title", path.stem),
+        paper=said.get("paper", ""),
+        summary=said.get("summary", ""),
+        backbones=tuple(said.get("backbones", ())),
+        parameters=read_parameters("".join(tagged[0]["source"]), path.name),
+        code=tuple("".join(cell["source"]) for cell in code),
+    )
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def preset_values(chapter: Chapter, preset: str) -> dict[str, Any]:
+    """What a preset puts in place of a chapter's literals, by notebooks/presets.yml; InputError for an unknown one."""
+    path = paths.notebooks() / "presets.yml"
+    try:
+        data = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"presets.yml is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict) or not all(isinstance(entry, dict) for entry in data.values()):
+        raise InputError('presets.yml must map chapters to presets to values: "04": {full: {seeds: 5}}.')
+    if preset not in PRESETS:
+        raise InputError(f"no preset {preset!r}{_nearest(preset, PRESETS)}; there are {', '.join(PRESETS)}.")
+    values = data.get(chapter.id, {}).get(preset) or {}
+    if preset == "cpu" and values:
+        raise InputError("presets.yml must not hold cpu: that preset is the notebooks' literals.")
+    return read_values(chapter, values, where=f"presets.yml, {chapter.id}, {preset}: ")
+
+
+def read_values(chapter: Chapter, given: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Values checked against the chapter's parameters; InputError for an unknown name or a value of another type."""
+    values = {}
+    for name, value in given.items():
+        parameter = chapter.parameters.get(name)
+        if parameter is None:
+            known = ", ".join(chapter.parameters)
+            hint = _nearest(name, chapter.parameters)
+            raise InputError(f"{where}chapter {chapter.id} has no parameter {name!r}{hint}; it has {known}.")
+        values[name] = _located(name, parameter.read(value))
+    return values
+
+
+def _located(name: str, value: Any) -> Any:
+    """A path in `data` or `backbone`, made absolute while the user's working directory is still known."""
+    if name not in ("data", "backbone") or not isinstance(value, str) or not value:
+        return value
+    path = Path(value).expanduser()
+    if path.exists():
+        return str(path.resolve())
+    if path.is_absolute() or value.startswith((".", "~")):
+        raise InputError(f"{name}={value!r} does not exist.")
+    return value
+
+
+# --- grids ---
+
+
+def grid_values(chapter: Chapter, texts: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """A sweep's grid: per parameter a list, "1,2,3", or "0:5" (0 to 4, whole numbers only).
+
+    Raises InputError as `read_values` does, for an empty list, and for a grid of more than 10,000 cells.
+    """
+    grid: dict[str, list[Any]] = {}
+    for name, given in texts.items():
+        parameter = chapter.parameters.get(name)
+        span = re.fullmatch(r"\s*(-?\d+):(-?\d+)\s*", given) if isinstance(given, str) else None
+        if parameter is not None and parameter.type == "int" and span:
+            values: list[Any] = list(range(int(span[1]), int(span[2])))
+        elif isinstance(given, str):
+            values = re.split(r",(?![^\[]*\])", given)
+        else:
+            values = list(given) if isinstance(given, list) else [given]
+        if not values or (parameter is not None and parameter.type != "str" and "" in values):
+            raise InputError(f"{name}={given!r} holds no value (or an empty one); write {name}=1,2,3 or {name}=0:5.")
+        grid[name] = [read_values(chapter, {name: value})[name] for value in values]
+    if math.prod(map(len, grid.values())) > SWEEP_LIMIT:
+        raise InputError(f"the grid has more than {SWEEP_LIMIT} cells.")
+    return grid
+
+
+def read_grid(path: Path) -> dict[str, Any]:
+    """A YAML file that maps parameters to a value, a list of values, or "0:5"."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"the grid {path} cannot be read: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"the grid {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict) or not data:
+        raise InputError(f"the grid {path} must map parameters to lists of values, such as lr: [1.0e-3, 1.0e-4].")
+    return data

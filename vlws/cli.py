@@ -1,0 +1,393 @@
+"""The command line. With --json a command writes one JSON value to stdout and nothing else; progress goes to stderr.
+
+Exit codes: 0 done, 1 a run failed (or a disk did), 2 bad input, 130 interrupted.
+"""
+
+import json
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vlws.errors import InputError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Vision-language papers as notebooks that run: run chapters, sweep them, and see which claims hold.",
+)
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The data that ships.")
+claims_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+app.add_typer(data_app, name="data")
+app.add_typer(claims_app, name="claims")
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON value on stdout.")]
+Chapters = Annotated[
+    list[str] | None, typer.Argument(help="Chapters by id, slug or name; none means all.", show_default=False)
+]
+Preset = Annotated[str, typer.Option(help="cpu (the notebooks' literals), full or gpu.")]
+Params = Annotated[
+    list[str] | None, typer.Option("-p", "--param", metavar="NAME=VALUE", help="A parameter; may be repeated.")
+]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        "-j", "--jobs", help="How many notebooks at once; each spreads its seeds over its share of the cores."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Run again what has finished and has not changed.")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds after which a run is stopped.", show_default=False)]
+Parsl = Annotated[
+    Path | None, typer.Option(help="A Python file with a parsl.Config: run on a cluster.", show_default=False)
+]
+
+
+@app.command("list")
+def list_command(as_json: Json = False) -> None:
+    """The chapters, their parameters, and how the newest run of each ended.
+
+    Example: vlws list --json
+    """
+    from vlws import runs
+    from vlws.chapters import chapters
+
+    newest: dict[str, dict] = {}
+    for record in reversed(runs.records()):
+        newest[record["slug"]] = record
+    rows = []
+    for one in chapters():
+        record = newest.get(one.slug)
+        rows.append(
+            {
+                **{name: getattr(one, name) for name in ("id", "slug", "title", "paper", "summary", "backbones")},
+                "parameters": [
+                    {"name": p.name, "type": p.type, "default": p.default, "help": p.help}
+                    for p in one.parameters.values()
+                ],
+                "newest": {k: record[k] for k in ("run_id", "preset", "status", "started", "wall_s")}
+                if record
+                else None,
+            }
+        )
+    lines = [[r["id"], r["slug"], (r["newest"] or {}).get("status", "not run"), r["summary"]] for r in rows]
+    _answer(as_json, rows, _aligned(["", "chapter", "newest run", "what it is"], lines))
+
+
+@app.command()
+def run(
+    chapters: Chapters = None,
+    preset: Preset = "cpu",
+    param: Params = None,
+    jobs: Jobs = 1,
+    force: Force = False,
+    timeout: Timeout = None,
+    parsl: Parsl = None,
+    as_json: Json = False,
+) -> None:
+    """Run chapters, each in a process of its own; what has finished and has not changed is skipped.
+
+    Examples: vlws run; vlws run 04 -p lr=1e-4 -p seeds=5; vlws run 04 08 --preset full --jobs 2
+    """
+    from vlws import runs
+
+    planned = runs.plan(chapters or (), preset, _pairs(param), timeout=timeout)
+    _run(planned, jobs, force, parsl, as_json)
+
+
+@app.command()
+def sweep(
+    chapter: Annotated[str, typer.Argument(help="A chapter by id, slug or name.")],
+    param: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--param", metavar="NAME=VALUES", help="1,2,3 or 0:5 (0 to 4); may be repeated."),
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="A YAML file: parameter -> value, list, or 0:5.", show_default=False)
+    ] = None,
+    preset: Preset = "cpu",
+    jobs: Jobs = 1,
+    force: Force = False,
+    timeout: Timeout = None,
+    parsl: Parsl = None,
+    as_json: Json = False,
+) -> None:
+    """Run a chapter over every combination of values; started again, it goes on where it was.
+
+    Examples: vlws sweep 04 -p lr=1e-3,1e-4 -p seeds=3:6 --jobs 2; vlws sweep 04 --grid grid.yaml
+    """
+    from vlws import runs
+    from vlws.chapters import chapter as find
+    from vlws.chapters import grid_values, read_grid
+
+    texts = (read_grid(grid) if grid else {}) | _pairs(param)
+    if not texts:
+        raise InputError("a sweep needs values: -p name=1,2,3 or --grid file.yaml.")
+    planned = runs.plan([chapter], preset, grid=grid_values(find(chapter), texts), timeout=timeout)
+    _run(planned, jobs, force, parsl, as_json)
+
+
+def _run(planned: Sequence[dict], jobs: int, force: bool, parsl: Path | None, as_json: bool) -> None:
+    from vlws import runs
+
+    done = []
+    for record in runs.run(planned, slots=jobs, force=force, parsl=parsl, say=_say):
+        found = runs.measures(record)
+        verdicts = [m["verdict"] for m in found]
+        done.append(record | {"verdicts": {word: verdicts.count(word) for word in dict.fromkeys(verdicts)}})
+    order = {job["key"]: place for place, job in enumerate(planned)}
+    done.sort(key=lambda record: order[record["key"]])
+    rows = [
+        [
+            r["slug"],
+            " ".join(f"{k}={r['params'][k]}" for k in r["overrides"]) or r["preset"],
+            r["status"] + (" (before)" if r.get("skipped") else ""),
+            f"{r['wall_s']:.0f} s",
+            ", ".join(f"{n} {word}" for word, n in r["verdicts"].items()) or "–",
+        ]
+        for r in done
+    ]
+    _answer(as_json, done, _aligned(["chapter", "with", "status", "time", "claims"], rows))
+    if any(record["status"] != "ok" for record in done):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; reports/site by default.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report, a folder of pages that open offline, from the newest runs.
+
+    Example: vlws report && xdg-open reports/site/index.html
+    """
+    from vlws import report as reporter
+    from vlws import runs
+
+    runs.settle()
+    index = reporter.build(out)
+    _answer(as_json, {"index": str(index)}, runs.shown(Path(index).resolve()))
+
+
+@claims_app.callback()
+def claims(context: typer.Context, as_json: Json = False) -> None:
+    """What the papers claim, what the newest good runs measured, and the verdicts.
+
+    Examples: vlws claims; vlws claims --json; vlws claims publish 04 --preset full
+    """
+    if context.invoked_subcommand:
+        return
+    from vlws import claims as library
+    from vlws import paths, runs
+
+    newest: dict[str, dict] = {}
+    for record in reversed(runs.records()):
+        if record["status"] == "ok" and not record["overrides"]:
+            newest[record["slug"]] = record
+    rows = []
+    for path in sorted((paths.notebooks() / "claims").glob("*.yaml")):
+        record = newest.get(path.stem)
+        measured = {m["id"]: m for m in runs.measures(record)} if record else {}
+        for claim in library.load(path).claims.values():
+            row = {
+                name: getattr(claim, name) for name in ("id", "says", "where", "metric", "unit", "paper", "direction")
+            }
+            row |= {"threshold": claim.threshold, "tolerance": claim.tolerance}
+            got = measured.get(claim.id, {})
+            row |= {name: got.get(name) for name in ("value", "low", "high", "n_seeds", "verdict", "why", "preset")}
+            rows.append(
+                row | {"run_id": record["run_id"] if got else None, "stale": runs.is_stale(record) if got else None}
+            )
+    show = library.number
+    lines = [
+        [
+            r["id"],
+            show(r["paper"]),
+            f"{show(r['value'])} [{show(r['low'])}, {show(r['high'])}]" if r["verdict"] else "–",
+            (r["verdict"] or "not measured") + (" (stale)" if r["stale"] else ""),
+            r["preset"] or "–",
+            r["says"],
+        ]
+        for r in rows
+    ]
+    _answer(as_json, rows, _aligned(["claim", "paper", "measured", "verdict", "preset", "what is claimed"], lines))
+
+
+@claims_app.command()
+def publish(
+    chapter: Annotated[str, typer.Argument(help="A chapter by id, slug or name.")],
+    preset: Preset = "full",
+    as_json: Json = False,
+) -> None:
+    """Keep a chapter's newest good run at a preset under reports/results/, and remake reports/RESULTS.md.
+
+    Example: vlws claims publish 04 --preset full
+    """
+    from vlws import paths, runs
+    from vlws import report as reporter
+    from vlws.files import write_atomically
+
+    path = runs.publish(chapter, preset)
+    table = paths.reports() / "RESULTS.md"
+    write_atomically(table, reporter.results_markdown().encode())
+    _answer(as_json, {"published": str(path), "results": str(table)}, f"{runs.shown(path)}, {runs.shown(table)}")
+
+
+@app.command("runs")
+def runs_command(
+    chapter: Annotated[str | None, typer.Argument(help="Only of this chapter.", show_default=False)] = None,
+    sql: Annotated[
+        str | None, typer.Option(help="A query by DuckDB over tables runs, measures, metrics.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(help="How many of the newest.", min=1)] = 20,
+    as_json: Json = False,
+) -> None:
+    """The runs, newest first; or a query over them.
+
+    Example: vlws runs --sql "select chapter, count(*) from runs where status = 'ok' group by all"
+    """
+    from vlws import runs
+
+    if sql is not None:
+        columns, found = runs.query(sql)
+        rows = [dict(zip(columns, row, strict=True)) for row in found]
+        _answer(as_json, rows, _aligned(columns, [["–" if v is None else str(v) for v in row] for row in found]))
+        return
+    from vlws.chapters import chapter as find
+
+    newest = runs.records(find(chapter).slug if chapter else None)[:limit]
+    lines = [
+        [
+            r["run_id"],
+            r["slug"],
+            r["preset"],
+            r["status"],
+            "–" if r["wall_s"] is None else f"{r['wall_s']:.0f} s",
+            " ".join(f"{k}={r['params'].get(k)}" for k in r["overrides"]),
+        ]
+        for r in newest
+    ]
+    _answer(as_json, newest, _aligned(["run", "chapter", "preset", "status", "time", "with"], lines))
+
+
+@data_app.command("info")
+def data_info(as_json: Json = False) -> None:
+    """The data that ships with the package: files and sizes.
+
+    Example: vlws data info
+    """
+    package = Path(__file__).parent
+    folders = [package / "data" / "assets", package / "models" / "assets"]
+    rows = [
+        {"file": str(file.relative_to(package)), "bytes": file.stat().st_size}
+        for folder in folders
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    ]
+    lines = [[r["file"], f"{r['bytes'] / 1024:,.0f} KB"] for r in rows]
+    _answer(as_json, rows, _aligned(["file", "size"], lines))
+
+
+@data_app.command("build")
+def data_build(
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; the package by default.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Remake the data from the Debian packages that it comes from.
+
+    Example: vlws data build --out rebuilt
+    """
+    from vlws.data import build
+
+    target = out or Path(build.__file__).parent / "assets"
+    build.build(target)
+    _answer(as_json, {"out": str(target)}, str(target))
+
+
+@app.command()
+def doctor(
+    deep: Annotated[bool, typer.Option("--deep", help="Also compile and run a KeOps formula.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What this machine has, and what is slower or missing without the rest.
+
+    Example: vlws doctor --deep
+    """
+    from vlws import doctor as library
+
+    checks = library.checks(deep)
+    lines = [[{True: "yes", False: "no"}[c["present"]], c["name"], c["found"], c["without"]] for c in checks]
+    _answer(as_json, checks, _aligned(["", "what", "found", "without it"], lines))
+    if not all(check["present"] for check in checks if check["needed"]):
+        raise typer.Exit(1)
+
+
+# --- what the commands share ------------------------------------------------------------------------------------------
+
+
+def _pairs(given: Iterable[str] | None) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise InputError(f"-p {text!r} is no NAME=VALUE.")
+        if name.strip() in pairs:
+            raise InputError(f"-p {name.strip()} is given twice.")
+        pairs[name.strip()] = value
+    return pairs
+
+
+def _say(line: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
+
+
+def _answer(as_json: bool, value: Any, text: str) -> None:
+    print(json.dumps(value, ensure_ascii=False, default=str) if as_json else text)
+
+
+def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    table = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    return "\n".join(lines)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """The console script `vlws`."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    as_json = "--json" in sys.argv[1:]
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        _leave(str(error), 2, as_json)
+    except KeyboardInterrupt:
+        _leave("interrupted; what had finished is kept, the same command goes on from there.", 130, as_json)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _leave(f"{error.strerror or error}{where}.", 1, as_json)
+
+
+def _leave(sentence: str, code: int, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"error": sentence}, ensure_ascii=False))
+    else:
+        print(sentence, file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

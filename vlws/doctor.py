@@ -1,0 +1,131 @@
+"""What this machine has, and what is slower or missing without the rest."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vlws import executors, paths
+
+# what `vlws data build` reads, by the Debian package that holds it
+BUILDER = {
+    "fonts-noto-color-emoji": "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf",
+    "unicode-cldr-core": "/usr/share/unicode/cldr/common/annotations/en.xml",
+    "unicode-data": "/usr/share/unicode/emoji/emoji-test.txt",
+}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PACKAGES = ("torch", "transformers", "pykeops", "papermill", "nbconvert", "duckdb")
+ENOUGH_GB = 3.0
+
+
+def checks(deep: bool = False) -> list[dict[str, Any]]:
+    """One dict a check: name, present, found (what), without (what is slower or missing), needed (by every chapter).
+
+    `deep` also compiles a KeOps formula in a fresh folder, which takes up to a minute.
+    """
+    found = [
+        _check("Python 3.11+", sys.version_info >= (3, 11), sys.version.split()[0], "nothing runs", needed=True),
+        _packages(),
+        _check("cores", True, str(executors.cores()), "seeds and arms run one after another"),
+        _compiler(),
+        _openmp(),
+        _gpu(),
+        _disk(),
+        _browser(),
+        *(_builder(package, path) for package, path in BUILDER.items()),
+    ]
+    if deep:
+        found.append(_keops())
+    return found
+
+
+def _check(name: str, present: bool, found: str, without: str, needed: bool = False) -> dict[str, Any]:
+    without = "" if present else without
+    return {"name": name, "present": bool(present), "found": found, "without": without, "needed": needed}
+
+
+def _packages() -> dict[str, Any]:
+    versions, missing = [], []
+    for package in PACKAGES:
+        try:
+            versions.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            missing.append(package)
+    without = f"missing {', '.join(missing)}: pip install -c constraints.txt -e '.[lab,test]'"
+    return _check("packages", not missing, ", ".join(versions), without, needed=True)
+
+
+def _compiler_name() -> str | None:
+    given = os.environ.get("CXX")
+    return next((path for name in (given, "g++", "c++", "clang++") if name and (path := shutil.which(name))), None)
+
+
+def _compiler() -> dict[str, Any]:
+    path = _compiler_name()
+    version = _first_line([path, "--version"]) if path else ""
+    return _check("C++ compiler", bool(version), version, "kernels run by torch: slower (apt install g++)")
+
+
+def _openmp() -> dict[str, Any]:
+    path = _compiler_name()
+    works = False
+    if path:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "a.cpp")
+            source.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() > 0 ? 0 : 1; }\n")
+            built = subprocess.run([path, "-fopenmp", str(source), "-o", f"{folder}/a"], capture_output=True)
+            works = built.returncode == 0 and subprocess.run([f"{folder}/a"]).returncode == 0
+    return _check("OpenMP", works, "compiles and runs" if works else "", "kernels use one core (libgomp or libomp)")
+
+
+def _gpu() -> dict[str, Any]:
+    names = executors.gpu_names()
+    return _check(
+        "CUDA GPU", bool(names), ", ".join(names), "presets cpu and full run on the cores; preset gpu is slow"
+    )
+
+
+def _disk() -> dict[str, Any]:
+    free = shutil.disk_usage(paths.root()).free / 2**30
+    writable = os.access(paths.root(), os.W_OK)
+    found = f"{free:.0f} GB free{'' if writable else ', but not writable'}"
+    return _check(
+        "disk", writable and free > ENOUGH_GB, found, f"runs may stop (they want {ENOUGH_GB:.0f} GB, writable)"
+    )
+
+
+def _browser() -> dict[str, Any]:
+    path = next((path for name in BROWSERS if (path := shutil.which(name))), "")
+    return _check(
+        "browser", bool(path), Path(path).name if path else "", "tests of the report skip (apt install chromium)"
+    )
+
+
+def _builder(package: str, path: str) -> dict[str, Any]:
+    there = Path(path).exists()
+    return _check(package, there, path if there else "", f"vlws data build cannot run (apt install {package})")
+
+
+def _keops() -> dict[str, Any]:
+    """A formula of KeOps compiled in a folder of its own, in a process of its own."""
+    code = (
+        "import torch; from pykeops.torch import LazyTensor;"
+        "x = torch.arange(6.).reshape(3, 1, 2); y = torch.zeros(1, 4, 2);"
+        "d = ((LazyTensor(x) - LazyTensor(y)) ** 2).sum(-1).sum(1); print(float(d.sum()))"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        env = os.environ | {"KEOPS_CACHE_FOLDER": folder}
+        asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    works = asked.returncode == 0 and asked.stdout.strip().endswith("220.0")
+    lines = asked.stderr.strip().splitlines()
+    found = "compiles, and computes rightly" if works else (lines[-1] if lines else asked.stdout.strip()[-200:])
+    return _check("KeOps", works, found, "kernels run by torch: slower")
+
+
+def _first_line(command: list[str]) -> str:
+    asked = subprocess.run(command, capture_output=True, text=True)
+    return asked.stdout.splitlines()[0] if asked.returncode == 0 and asked.stdout else ""

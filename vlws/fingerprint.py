@@ -1,0 +1,200 @@
+"""What made a result, as a hash: values by their content, code by its source and by all of our modules that it reaches.
+
+Used for the cells of an experiment and for the runs of a chapter; neither is believed once what made it has changed.
+"""
+
+import ast
+import dis
+import hashlib
+import inspect
+import sys
+import textwrap
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+OURS = ("vlws", "vlws_kernels")  # packages whose modules count as code
+VERSIONS = ("torch", "numpy", "transformers", "scikit-learn")
+
+
+def digest(value: Any) -> str:
+    """A hash of a value by its content, the same in every process.
+
+    Numbers, texts, containers, dataclasses, numpy arrays, tensors, modules of torch (class and state), functions and
+    classes (source), paths (their text); anything else by its pickle.
+    """
+    h = hashlib.sha256()
+    _feed(h, value)
+    return h.hexdigest()
+
+
+def _feed(h: Any, value: Any) -> None:
+    h.update(f"{type(value).__module__}.{type(value).__qualname__}:".encode())
+    if value is None or isinstance(value, bool | int | float | complex | str | Path | np.generic):
+        h.update(str(value).encode() if isinstance(value, str | Path) else repr(value).encode())
+    elif isinstance(value, bytes | bytearray):
+        h.update(value)
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        h.update(f"{value.dtype.str}{value.shape}".encode())
+        h.update(np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=repr):
+            _feed(h, key)
+            _feed(h, value[key])
+    elif isinstance(value, set | frozenset):
+        for part in sorted(digest(part) for part in value):
+            h.update(part.encode())
+    elif isinstance(value, list | tuple | range):
+        for part in value:
+            _feed(h, part)
+    elif isinstance(value, types.ModuleType):
+        h.update(module_source(value.__name__))
+    elif isinstance(value, types.FunctionType | types.MethodType | type):
+        h.update(_source(value).encode())
+    elif is_dataclass(value):
+        for part in fields(value):
+            _feed(h, part.name)
+            _feed(h, getattr(value, part.name))
+    elif hasattr(value, "state_dict") and hasattr(value, "parameters"):
+        h.update(f"{value!r}{getattr(value, 'config', '')}".encode())
+        _feed(h, dict(value.state_dict()))
+    elif hasattr(value, "detach") and hasattr(value, "untyped_storage"):
+        tensor = value.detach().cpu().contiguous()
+        h.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        import torch
+
+        h.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    else:
+        import joblib
+
+        h.update(joblib.hash(value).encode())
+    h.update(b";")
+
+
+def code(fn: Callable, parts: Iterable[Any] = ()) -> str:
+    """Hash of the code that a function runs: its source, what it and `parts` refer to, our modules, versions."""
+    seen: dict[str, str] = {}
+    modules: set[str] = set()
+    for part in (fn, *parts):
+        _collect(part, seen, modules)
+    sources = {module: digest(module_source(module)) for module in sorted(reached(modules))}
+    versions = {package: metadata.version(package) for package in VERSIONS}
+    return digest([getattr(fn, "__qualname__", ""), seen, sources, versions, sys.version_info[:2]])
+
+
+def _collect(part: Any, seen: dict[str, str], modules: set[str]) -> None:
+    """The source of a function or class and, through its globals and closure, of what it refers to."""
+    if isinstance(part, types.ModuleType):
+        modules.add(part.__name__)
+        return
+    part = inspect.unwrap(getattr(part, "func", part))  # functools.partial, decorators
+    if not isinstance(part, types.FunctionType | type):
+        part = type(part)  # a value: its content is digested elsewhere, its methods are code
+    module = part.__module__
+    if _is_ours(module):
+        modules.add(module)
+        return
+    name = f"{module}.{part.__qualname__}"
+    if name in seen or (module != "__main__" and isinstance(part, type)):
+        return
+    seen[name] = source = _source(part)
+    modules.update(imported(source))
+    scope = part.__globals__ if isinstance(part, types.FunctionType) else vars(sys.modules[module])
+    nonlocals = inspect.getclosurevars(part).nonlocals if isinstance(part, types.FunctionType) else {}
+    for used in sorted(_names(part, source)):
+        value = nonlocals.get(used, scope.get(used))
+        if isinstance(value, types.ModuleType):
+            if _is_ours(value.__name__):
+                modules.add(value.__name__)
+        elif isinstance(value, types.FunctionType | type):
+            if _is_ours(value.__module__) or value.__module__ == module:
+                _collect(value, seen, modules)
+        elif value is not None and not isinstance(value, types.BuiltinFunctionType):
+            seen[f"{name}:{used}"] = digest(value)
+    if isinstance(part, types.FunctionType):
+        seen[f"{name}:defaults"] = digest([part.__defaults__, part.__kwdefaults__])
+
+
+def _source(part: Any) -> str:
+    try:
+        return inspect.getsource(part)
+    except (OSError, TypeError):
+        code = getattr(part, "__code__", None)
+        return repr((code.co_code, code.co_consts, code.co_names)) if code else repr(part)
+
+
+def _parsed(source: str) -> ast.AST:
+    lines = textwrap.dedent(source).splitlines()
+    try:
+        return ast.parse("\n".join("" if line.startswith(("%", "!")) else line for line in lines))  # magics of IPython
+    except SyntaxError:  # a lambda cut out of its line
+        return ast.parse("")
+
+
+def _names(part: Any, source: str) -> set[str]:
+    """The names that a function loads from its globals or closure, or that stand anywhere in a class."""
+    if isinstance(part, types.FunctionType):
+        return _loaded(part.__code__) | set(part.__code__.co_freevars)
+    return {node.id for node in ast.walk(_parsed(source)) if isinstance(node, ast.Name)}
+
+
+def _loaded(code: types.CodeType) -> set[str]:
+    names = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return names.union(*(_loaded(inner) for inner in code.co_consts if isinstance(inner, types.CodeType)))
+
+
+def imported(source: str, package: str = "") -> set[str]:
+    """Modules of ours that a source imports, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(_parsed(source)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, base]).rstrip(".")
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    return {name for name in found if _is_ours(name) and _file(name)}
+
+
+def reached(modules: Iterable[str]) -> set[str]:
+    """The modules and, transitively, every module of ours that they import."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            path = _file(module)
+            if path and _is_ours(module):
+                package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+                waiting.extend(imported(path.read_text(encoding="utf-8"), package))
+    return found
+
+
+def _is_ours(module: str) -> bool:
+    return module.split(".")[0] in OURS
+
+
+@cache
+def _file(module: str) -> Path | None:
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def module_source(module: str) -> bytes:
+    """The source of a module (its name, where it has none)."""
+    path = _file(module)
+    return path.read_bytes() if path else module.encode()
