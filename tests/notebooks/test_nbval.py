@@ -1,0 +1,141 @@
+"""The pages that people read still hold: every notebook runs again, and what it prints is what stands in it.
+
+Two layers over the registry: nbval runs each notebook at its own literals with an empty cache and compares the text of
+its outputs; the runner then runs each with one parameter changed and must show that the change reached the kernel.
+"""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from vlws import paths
+
+HERE = Path(__file__).parent
+REGISTRY = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
+CHAPTERS = pytest.mark.parametrize("path", REGISTRY, ids=lambda path: path.stem)
+
+
+def nbval(path: Path, cache: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a notebook under nbval in a process of its own; experiments are cached in `cache` only."""
+    flags = [
+        "--nbval",
+        "--nbval-current-env",
+        f"--nbval-sanitize-with={HERE / 'sanitize.cfg'}",
+        "--nbval-cell-timeout=600",
+    ]
+    plain = ["-p", "nbval_plugin", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "--color=no", "-q"]
+    places = {"PYTHONPATH": str(HERE), "VLWS_CACHE": str(cache)}
+    command = [sys.executable, "-m", "pytest", *flags, *plain, str(path)]
+    return subprocess.run(command, env=os.environ | places | env, capture_output=True, text=True, check=False)
+
+
+# --- the registry -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """Empty at first, so that the comparison computes; the changed runs after it may read what it left."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.slow
+@CHAPTERS
+def test_what_stands_in_the_notebook_is_what_it_prints(path, cache):
+    result = nbval(path, cache)
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    cells = sum(cell.cell_type == "code" for cell in nbformat.read(path, 4).cells)
+    assert f"{cells} passed" in result.stdout
+
+
+@pytest.mark.slow
+@CHAPTERS
+def test_a_changed_parameter_reaches_the_notebook(path, cache, tmp_path):
+    changed = cheaper(path)
+    if not changed:
+        pytest.skip("this notebook has no parameter but its preset")
+    name, value = changed
+    command = [str(Path(sys.executable).with_name("vlws")), "run", path.stem[:2], "-p", f"{name}={value}"]
+    places = {"VLWS_CACHE": str(cache), "VLWS_RUNS": str(tmp_path)}
+    result = subprocess.run(command, env=os.environ | places, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-6000:]
+    (record,) = [json.loads(file.read_text()) for file in tmp_path.glob("*/*/run.json")]
+    assert record["status"] == "ok"
+    assert record["overrides"] == [name]
+    assert record["params"][name] == value
+    (folder,) = [file.parent for file in tmp_path.glob("*/*/run.json")]
+    ran = nbformat.read(folder / "notebook.ipynb", 4)
+    (injected,) = [c.source for c in ran.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    assert re.search(rf"^{name} *= *{re.escape(repr(value))}$", injected, flags=re.M)
+    measured = json.loads((folder / "measures.json").read_text())
+    assert name != "seeds" or all(measure["n_seeds"] == value for measure in measured)
+    assert (folder / "notebook.html").is_file()
+
+
+def cheaper(path: Path) -> tuple[str, int | float] | None:
+    """One parameter and a value that costs no more than its own: one seed, or half of the first number."""
+    cells = nbformat.read(path, 4).cells
+    (source,) = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    values = {s.target.id: ast.literal_eval(s.value) for s in ast.parse(source).body if isinstance(s, ast.AnnAssign)}
+    if "seeds" in values:
+        return "seeds", 1
+    numbers = [(name, value) for name, value in values.items() if type(value) in (int, float) and value]
+    return next(((name, type(value)(value / 2) or 1) for name, value in numbers), None)
+
+
+# --- the comparison itself, on small notebooks ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chapter(workspace, tmp_path):
+    """A small chapter that ran, and a way to change it and hold it against nbval."""
+    path = workspace / "notebooks" / "04_cmg.ipynb"
+
+    def check(change=None) -> subprocess.CompletedProcess[str]:
+        if change:
+            book = nbformat.read(path, 4)
+            change(book)
+            nbformat.write(book, path)
+        return nbval(path, tmp_path / "cache", VLWS_ROOT=str(workspace))
+
+    return check
+
+
+def _outputs(book):
+    return [output for cell in book.cells for output in cell.get("outputs", [])]
+
+
+def test_drifting_pictures_tables_measures_and_logs_pass(chapter):
+    def change(book):
+        for output in _outputs(book):
+            for mime in ("image/png", "text/html", "application/vnd.vlws.measure+json"):
+                if mime in output.get("data", {}):
+                    output.data[mime] = "another" if mime != "application/vnd.vlws.measure+json" else {"value": 7}
+            if output.get("name") == "stderr":
+                output.text = "another"
+
+    result = chapter(change)
+    assert result.returncode == 0, result.stdout
+    assert "7 passed" in result.stdout
+
+
+def test_a_drifting_text_fails(chapter):
+    def change(book):
+        texts = [output for output in _outputs(book) if "04.C1" in output.get("data", {}).get("text/plain", "")]
+        texts[0].data["text/plain"] = texts[0].data["text/plain"].replace("beats", "loses to")
+
+    result = chapter(change)
+    assert result.returncode == 1
+    assert "Cell outputs differ" in result.stdout
+
+
+def test_a_cell_that_raises_fails(chapter):
+    result = chapter(lambda book: book.cells[1].update(source=book.cells[1].source + "\n1 / 0"))
+    assert result.returncode == 1
+    assert "ZeroDivisionError" in result.stdout
