@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
+
 from vlws.data import emoji
 from vlws.data.scenes import CLASS_NAMES, CLASSES, POSITIONS, TINT_NAMES, Item, Scene, _below, class_of, draws
 
@@ -66,12 +68,28 @@ def captions(scenes: Sequence[Scene], seed: int) -> list[str]:
     return [_caption(scene, row) for scene, row in zip(scenes, words, strict=True)]
 
 
-def _caption(scene: Scene, row) -> str:
+def tells_class_only(scenes: Sequence[Scene], seed: int) -> np.ndarray:
+    """ "n" bool: the caption of `captions(scenes, seed)` names no item more closely than by a word of its class."""
+    words = draws(len(scenes), 2 + 4 * 4, seed)
+    return np.array(
+        [
+            all(10 <= _form(scene, row, k) < 15 and item.emoji in class_of() for k, item in enumerate(scene.items))
+            for scene, row in zip(scenes, words, strict=True)
+        ],
+        bool,
+    )
+
+
+def _form(scene: Scene, row: np.ndarray, k: int) -> int:
+    return int(_below(row[2 + 4 * k], 15 if len(scene.items) > 1 else 20))
+
+
+def _caption(scene: Scene, row: np.ndarray) -> str:
     places = len(scene.items) > 1 and _below(row[1], 2) == 1
     phrases = []
     for k, item in enumerate(scene.items):
-        form, choice, tint, _ = row[2 + 4 * k : 6 + 4 * k]
-        noun = _noun(item.emoji, int(_below(form, 15 if len(scene.items) > 1 else 20)), choice)
+        _, choice, tint, _ = row[2 + 4 * k : 6 + 4 * k]
+        noun = _noun(item.emoji, _form(scene, row, k), choice)
         if item.tint and _below(tint, 4):
             noun = f"{TINT_NAMES[item.tint]} {noun}"
         phrase = with_article(noun)

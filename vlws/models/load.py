@@ -9,8 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub import (
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    is_offline_mode,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 from tqdm.auto import trange
 from transformers import CLIPModel, CLIPProcessor
 from transformers.utils import logging
@@ -62,44 +68,42 @@ def locate(name: str, model_type: str = "clip") -> str:
             raise InputError(f"{name} is no Hugging Face checkpoint: the folder has no config.json.")
         config, source = folder / "config.json", str(folder)
     elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        config, source = _hub_config(name), name
+        config, source = _hub(name)
     else:
         raise InputError(
             f"There is no backbone {name!r}: accepted are a shipped name ({', '.join(shipped())}), a folder written by "
             "save_pretrained, or a hub id such as openai/clip-vit-base-patch32."
         )
-    given = json.loads(Path(config).read_text(encoding="utf-8"))
+    given = json.loads(config.read_text(encoding="utf-8"))
     if given.get("model_type") != model_type:
         raise InputError(
-            f"{name} is a {(given.get('architectures') or [given.get('model_type')])[0]}, and this chapter needs a "
-            f"model of type {model_type!r}, such as openai/clip-vit-base-patch32 or the shipped clip-emoji."
+            f"{name} is a {(given.get('architectures') or [given.get('model_type')])[0]}; accepted is a model of type "
+            f"{model_type!r}, such as openai/clip-vit-base-patch32 or the shipped clip-emoji."
         )
     return source
 
 
-def _hub_config(name: str) -> str:
-    """Path of a hub id's config.json: from the cache, else from the hub if that answers within seconds."""
+def _hub(name: str) -> tuple[Path, str]:
+    """(config.json, where to load from) of a hub id: its snapshot in the local cache, else the hub if that answers."""
     cached = try_to_load_from_cache(name, "config.json")
     if isinstance(cached, str):
-        return cached
+        snapshot = Path(cached).parent
+        if any(any(snapshot.glob(f"*{suffix}")) for suffix in (".safetensors", ".bin")):
+            return Path(cached), str(snapshot)  # asks nobody
     advice = (
-        "download it on a connected machine (hf download) and give the folder, or copy its cache here and set HF_HOME"
+        f"on a connected machine run `hf download {name} --local-dir FOLDER` and give that folder, "
+        "or bring its cache along and set HF_HOME"
     )
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if is_offline_mode():
         raise InputError(f"{name} is not in the local cache and HF_HUB_OFFLINE is set: {advice}.")
     try:
-        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=REACH_SECONDS, retry_on_errors=False)
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise InputError(
-            f"The hub has no public model {name!r}: check the id, or log in with hf auth login."
-        ) from error
-    except (HfHubHTTPError, OSError, RuntimeError) as error:
-        raise InputError(
-            f"{name} cannot be reached on the Hugging Face hub ({type(error).__name__}): {advice}."
-        ) from error
-    from huggingface_hub import hf_hub_download
-
-    return hf_hub_download(name, "config.json")
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=REACH_SECONDS)
+    except (RepositoryNotFoundError, EntryNotFoundError, HFValidationError) as error:
+        raise InputError(f"The hub shows no model {name!r}: check the id, or log in with `hf auth login`.") from error
+    except Exception as error:  # the hub's HTTP client differs by version; whatever it raises, the hub did not answer
+        reason = type(error).__name__
+        raise InputError(f"{name} cannot be reached on the Hugging Face hub ({reason}): {advice}.") from error
+    return Path(hf_hub_download(name, "config.json")), name
 
 
 def resolve_device(device: str = "auto") -> torch.device:
@@ -129,9 +133,10 @@ def embed_images(clip: Clip, images: np.ndarray | Sequence, batch: int = 256, ca
     kept = _feature_file(clip, images) if cache and isinstance(images, np.ndarray) else None
     if kept is not None and kept.exists():
         return np.load(kept)
+    side = clip.model.config.vision_config.image_size
     rows = []
     for start in trange(0, len(images), batch, desc="image features", leave=False, disable=len(images) < 20 * batch):
-        pixel_values = pixels(clip, images[start : start + batch]).to(clip.model.device)
+        pixel_values = pixels(clip.processor, images[start : start + batch], side).to(clip.model.device)
         rows.append(_unit(clip.model.get_image_features(pixel_values=pixel_values).pooler_output))
     features = np.concatenate(rows) if rows else np.zeros((0, clip.model.config.projection_dim), np.float32)
     if kept is not None:
@@ -161,14 +166,13 @@ def embed_texts(clip: Clip, texts: Sequence[str], batch: int = 256) -> np.ndarra
     return np.concatenate(rows)[[at[text] for text in texts]]
 
 
-def pixels(clip: Clip, images: np.ndarray | Sequence) -> torch.Tensor:
-    """Pictures -> "n 3 h w" float32 as the processor makes them; pictures of the model's size skip PIL."""
-    p = clip.processor.image_processor
-    side = clip.model.config.vision_config.image_size
+def pixels(processor: CLIPProcessor, images: np.ndarray | Sequence, side: int) -> torch.Tensor:
+    """Pictures -> "n 3 side side" float32 as the processor makes them; arrays of the model's size skip PIL."""
+    p = processor.image_processor
     if isinstance(images, np.ndarray) and images.shape[1:] == (side, side, 3) and p.do_rescale and p.do_normalize:
         mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (p.image_mean, p.image_std))
         return (torch.from_numpy(images).permute(0, 3, 1, 2).float() * p.rescale_factor - mean) / std
-    return p(images=list(images), return_tensors="pt", input_data_format=None)["pixel_values"]
+    return p(images=list(images), return_tensors="pt")["pixel_values"]
 
 
 def _unit(features: torch.Tensor) -> np.ndarray:
