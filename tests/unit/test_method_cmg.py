@@ -194,8 +194,7 @@ class TestCMLE:
 
     def test_views_stay_in_range_and_differ(self):
         pixels = torch.rand(4, 3, 16, 16)
-        generator = torch.Generator().manual_seed(0)
-        one, two = augment(pixels, generator), augment(pixels, generator)
+        one, two = augment(pixels), augment(pixels)
         assert one.shape == pixels.shape
         assert 0 <= one.min() <= one.max() <= 1
         assert not torch.equal(one, two)

@@ -60,6 +60,11 @@ def clutter_pairs(
         raise InputError(f"{given}; the classes are {', '.join(scenes.CLASS_NAMES)}.")
     pools = [scenes.class_members()[name] for name in classes]
     found = scenes.sample(n, seed, grid=grid, items=(1, 1), pools=pools, tints=False, clutter=True, muted=muted)
+    return pairs_of(found, seed, size)
+
+
+def pairs_of(found: Sequence[scenes.Scene], seed: int, size: int = 32) -> Pairs:
+    """Scenes of one object and one cluttered cell -> pictures, captions (drawn from `seed`) and truth."""
     return Pairs(
         images=scenes.render(found, size),
         captions=tuple(captions(found, seed)),
@@ -68,5 +73,5 @@ def clutter_pairs(
         object_cell=np.array([s.items[0].cell for s in found], np.int64),
         clutter_cell=np.array([s.clutter.cell for s in found], np.int64),
         scenes=tuple(found),
-        grid=grid,
+        grid=found[0].grid,
     )

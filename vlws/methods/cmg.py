@@ -7,8 +7,7 @@ The file follows the method: (1) the image-only detector that CMG improves, SSD;
 image that the text does not speak of; (3) CMLE, which teaches the image embedding who is like whom in language;
 (4) the detector that a PyOD user knows how to call.
 
-Images are uint8 arrays "n h w 3"; CLIP is anything with `.images(images) -> "n d"` and `.texts(texts) -> "n d"`,
-unit rows, such as `vlws.models.load.load_clip` gives.
+Images are uint8 arrays "n h w 3"; a clip is what `vlws.models.load.load_clip` gives, or anything that embeds alike.
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-import vlws_kernels
 from einops import rearrange, reduce
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.covariance import EmpiricalCovariance
@@ -26,13 +24,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from torch import Tensor, nn
 
+import vlws_kernels
+from vlws import train
 from vlws.errors import InputError
 
 Images = np.ndarray  # uint8 "n h w 3"
 
 
 class Clip(Protocol):
-    """What CMG asks of a vision-language model: unit-norm float32 rows for images and for texts."""
+    """What CMG asks of a vision-language model: unit-norm float32 rows "n d" for images and for texts."""
 
     def images(self, images: Images) -> np.ndarray: ...
 
@@ -83,19 +83,19 @@ class Encoder(nn.Module):
         return F.normalize(self.head(self.body(pixels)), dim=-1)
 
 
-def augment(pixels: Tensor, generator: torch.Generator, scale: tuple[float, float] = (0.4, 1.0)) -> Tensor:
+def augment(pixels: Tensor, scale: tuple[float, float] = (0.4, 1.0)) -> Tensor:
     """One random view of each image "b 3 h w" in [0, 1]: crop and resize, flip, brightness, contrast, grey."""
     b = len(pixels)
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(b, generator=generator)
+        return low + (high - low) * torch.rand(b)
 
     side = uniform(*scale).sqrt()
-    flip = torch.where(torch.rand(b, generator=generator) < 0.5, -1.0, 1.0)
+    flip = torch.where(torch.rand(b) < 0.5, -1.0, 1.0)
     x, y = uniform(-1, 1) * (1 - side), uniform(-1, 1) * (1 - side)
     affine = rearrange([side * flip, 0 * x, x, 0 * y, side, y], "(row col) b -> b row col", row=2)
     brightness, contrast = uniform(0.7, 1.3), uniform(0.7, 1.3)
-    grey = torch.rand(b, generator=generator) < 0.2
+    grey = torch.rand(b) < 0.2
     affine, brightness, contrast, grey = (t.to(pixels.device) for t in (affine, brightness, contrast, grey))
 
     view = F.grid_sample(pixels, F.affine_grid(affine, list(pixels.shape), align_corners=False), align_corners=False)
@@ -215,24 +215,33 @@ class CMER(TransformerMixin, BaseEstimator):
         _check_pairs(images, texts)
         masked = masked_embeddings(self.clip, images, self.grid)
         self.cells_ = matching_scores(masked, self.clip.texts(texts)).argmax(1)  # k*, by the text
+        return self.fit_predictor(masked, self.cells_)
+
+    def fit_predictor(self, masked: np.ndarray, cells: np.ndarray) -> "CMER":
+        """Train the RID alone, on embeddings "n g d" and the cells "n" to drop."""
         torch.manual_seed(self.seed)
         self.rid_ = RID(masked.shape[-1], self.published)
-        embeddings, target = torch.from_numpy(masked), torch.from_numpy(self.cells_)
-        optimizer = torch.optim.Adam(self.rid_.parameters(), lr=self.lr)
-        self.rid_.train()
-        for _ in range(self.epochs):
-            for batch in torch.randperm(len(target)).split(self.batch_size):
-                loss = F.cross_entropy(self.rid_(embeddings[batch]), target[batch])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-        self.rid_.eval()
+        embeddings, target = torch.from_numpy(masked), torch.from_numpy(cells)
+        batches = train.epochs(len(target), min(self.batch_size, len(target)), self.seed)
+        train.fit(
+            self.rid_,
+            lambda rid, batch: F.cross_entropy(rid(embeddings[batch]), target[batch]),
+            batches,
+            steps=self.epochs * max(1, len(target) // self.batch_size),
+            optimizer=torch.optim.Adam(self.rid_.parameters(), lr=self.lr),
+            device="cpu",
+            label="",
+        )
         return self
 
     @torch.no_grad()
+    def predict(self, masked: np.ndarray) -> np.ndarray:
+        """The cell to drop, int "n", from embeddings "n g d" of the masked images."""
+        return self.rid_(torch.from_numpy(masked)).argmax(1).numpy()
+
     def irrelevant_cells(self, images: Images) -> np.ndarray:
-        """The cell to drop, int "n", by the RID: images alone."""
-        return self.rid_(torch.from_numpy(masked_embeddings(self.clip, images, self.grid))).argmax(1).numpy()
+        """The cell to drop, int "n", from images alone."""
+        return self.predict(masked_embeddings(self.clip, images, self.grid))
 
     def transform(self, images: Images) -> Images:
         """x': each image without its irrelevant cell."""
@@ -299,41 +308,37 @@ class GuidedEncoder(TransformerMixin, BaseEstimator):
             raise InputError(f"guidance is {self.guidance!r}; accepted are None, 'cluster' and 'regress'.")
         if self.guidance and text_vectors is None:
             raise InputError(f"guidance={self.guidance!r} needs text_vectors, one row an image, and got none.")
-        generator = torch.Generator().manual_seed(self.seed)
         torch.manual_seed(self.seed)
         projection = text_vectors.shape[1] if self.guidance == "regress" else 32
-        encoder = Encoder(self.width, self.features, projection).to(self.device)
-        optimizer = torch.optim.Adam(encoder.parameters(), lr=self.lr)
-        batches_an_epoch = max(1, len(images) // self.batch_size)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs * batches_an_epoch)
-        self.losses_ = []
-        encoder.train()
-        for step in range(self.epochs * batches_an_epoch):
-            if step % batches_an_epoch == 0:
-                order = torch.randperm(len(images), generator=generator)
-            batch = order[step % batches_an_epoch * self.batch_size :][: self.batch_size].numpy()
-            loss = self._loss(encoder, self._pixels(images[batch]), text_vectors, batch, generator, step)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            self.losses_.append(loss.item())
-        self.encoder_ = encoder.eval()
+        self.encoder_ = Encoder(self.width, self.features, projection)
+        optimizer = torch.optim.Adam(self.encoder_.parameters(), lr=self.lr)
+        steps = self.epochs * max(1, len(images) // self.batch_size)
+        self.history_ = train.fit(
+            self.encoder_,
+            lambda encoder, batch: self._loss(encoder, images, text_vectors, batch.cpu().numpy()),
+            train.epochs(len(images), min(self.batch_size, len(images)), self.seed),
+            steps,
+            optimizer,
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
+            device=self.device,
+            label="",
+        )
         return self
 
-    def _loss(self, encoder, pixels, text_vectors, batch, generator, step) -> Tensor:
-        views = torch.cat([augment(pixels, generator), augment(pixels, generator)])
-        z = encoder.project(views.contiguous(memory_format=torch.channels_last))
+    def _loss(self, encoder: Encoder, images: Images, text_vectors: np.ndarray | None, batch: np.ndarray) -> Tensor:
+        pixels = self._pixels(images[batch])
+        z = encoder.project(torch.cat([augment(pixels), augment(pixels)]))
         if self.guidance == "regress":
             return F.mse_loss(z, torch.from_numpy(text_vectors[batch]).to(z).repeat(2, 1))
         if self.guidance == "cluster":
-            alike = torch.from_numpy(correlation_matrix(text_vectors[batch], self.components, self.seed + step))
+            alike = torch.from_numpy(correlation_matrix(text_vectors[batch], self.components, int(batch[0])))
         else:
             alike = torch.eye(len(batch))
         return contrastive_loss(z, alike.to(z.device))
 
     def _pixels(self, images: Images) -> Tensor:
-        return rearrange(torch.from_numpy(images).to(self.device), "b h w c -> b c h w").float() / 255
+        device = next(self.encoder_.parameters()).device
+        return rearrange(torch.from_numpy(images).to(device), "b h w c -> b c h w").float() / 255
 
     @torch.no_grad()
     def transform(self, images: Images) -> np.ndarray:
