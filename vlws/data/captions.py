@@ -69,11 +69,19 @@ def captions(scenes: Sequence[Scene], seed: int) -> list[str]:
 
 
 def tells_class_only(scenes: Sequence[Scene], seed: int) -> np.ndarray:
-    """ "n" bool: the caption of `captions(scenes, seed)` names no item more closely than by a word of its class."""
+    """ "n" bool: the caption of `captions(scenes, seed)` calls every item by a bare word of its class, tints aside.
+
+    "a bug" is such a caption, even where it is meant as the CLDR name of one bug.
+    """
     words = draws(len(scenes), 2 + 4 * 4, seed)
     return np.array(
         [
-            all(10 <= _form(scene, row, k) < 15 and item.emoji in class_of() for k, item in enumerate(scene.items))
+            all(
+                item.emoji in class_of()
+                and _noun(item.emoji, _form(scene, row, k), row[3 + 4 * k])
+                in CLASSES[CLASS_NAMES[class_of()[item.emoji]]].words
+                for k, item in enumerate(scene.items)
+            )
             for scene, row in zip(scenes, words, strict=True)
         ],
         bool,

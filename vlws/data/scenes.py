@@ -4,6 +4,9 @@ A `Scene` is a small specification; `render` turns scenes into pictures. All ari
 comes from the raw words of PCG64, so a seed gives the same bytes on every machine, and the first k of n scenes do not
 depend on n. An item never leaves its cell of the grid, so boxes, positions and counts are exact.
 
+Its speed, on one core: python -m timeit -s "from vlws.data import scenes" "scenes.render(scenes.sample(1000, 0))"
+(0.12 s for 1,000 pictures of 64 px where this was written).
+
 Seeds: below 1,000,000 are for chapters and tests; corpora on which shipped backbones train use 1,000,000 and above.
 """
 

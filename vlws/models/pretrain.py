@@ -6,6 +6,7 @@ and every emoji of `vlws.data.scenes.CLASSES`, as web corpora hold the classes o
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -40,11 +41,15 @@ def pretrain_clip(out: Path = ASSETS / "clip-emoji", steps: int = STEPS, gate: f
     Raises:
         RuntimeError: zero-shot accuracy below `gate`; nothing is written then.
     """
-    work = paths.cache() / "pretrain" / f"clip-emoji-{steps}"
     processor = make_processor()
     torch.manual_seed(0)
     tokenizer = processor.tokenizer
     model = CLIPModel(tiny.clip_config(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id))
+    first = corpus_batch(processor, 0)  # a changed renderer, caption, tokenizer or model starts anew
+    key = hashlib.sha256(f"{steps} {BATCH} {LEARNING_RATE} {weights_hash(model)}".encode())
+    for part in (first["pixel_values"], first["input_ids"], first["truth"]):
+        key.update(part.numpy().tobytes())
+    work = paths.cache() / "pretrain" / f"clip-emoji-{key.hexdigest()[:12]}"
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1)
     history = fit(
