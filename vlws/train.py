@@ -49,6 +49,7 @@ def fit(
             at once. Name it after all that determines the run. None: nothing is kept.
         clip: largest norm of the gradient.
         precision: "no", "fp16" or "bf16". device: "auto" or "cpu".
+        label: of the progress bar; an empty one shows none (many small fits in parallel).
 
     Returns:
         One record every `log_every` steps and for the last: step (1-based), mean loss since the last one, lr.
@@ -70,7 +71,7 @@ def fit(
         raise InputError(f"The checkpoint in {out} is of a run of {start} steps, more than the {steps} asked for.")
     model.train()
     sums = count = 0.0
-    bar = trange(start, steps, initial=start, total=steps, desc=label, leave=False, mininterval=0.5)
+    bar = trange(start, steps, initial=start, total=steps, desc=label, leave=False, mininterval=0.5, disable=not label)
     for step in bar:
         optimizer.zero_grad()
         with accelerator.autocast():

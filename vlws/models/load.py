@@ -29,10 +29,18 @@ REACH_SECONDS = 5.0
 
 
 class Clip(NamedTuple):
-    """`model, processor = load_clip(...)`, or hand the pair to the functions below."""
+    """`model, processor = load_clip(...)`; embeds pictures and texts with unit norm."""
 
     model: CLIPModel
     processor: CLIPProcessor
+
+    def images(self, images: np.ndarray | Sequence) -> np.ndarray:
+        """`embed_images`: "n h w 3" uint8 or PIL images -> "n d" float32."""
+        return embed_images(self, images)
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """`embed_texts`: n texts -> "n d" float32."""
+        return embed_texts(self, texts)
 
 
 def shipped() -> tuple[str, ...]:
