@@ -83,7 +83,7 @@ class Parameter:
             "bool": "true or false",
             "int": "a whole number",
             "float": "a finite number",
-            "str": "text (quote it)",
+            "str": "text, quoted",
         }
         kind = self.type[5:-1] if self.type.startswith("list[") else self.type
         what = f"a list of {kind}, such as [a, b]" if kind != self.type else examples[kind]
@@ -289,7 +289,8 @@ def grid_values(chapter: Chapter, texts: Mapping[str, Any]) -> dict[str, list[An
 def read_grid(path: Path) -> dict[str, Any]:
     """A YAML file that maps parameters to a value, a list of values, or "0:5"."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # every scalar as its text, for the declared types to read: YAML 1.1 takes 0:5 for five and 1e-4 for a text
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except OSError as error:
         raise InputError(f"the grid {path} cannot be read: {error.strerror}.") from None
     except yaml.YAMLError as error:

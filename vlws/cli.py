@@ -177,7 +177,7 @@ def report(
 
 @claims_app.callback()
 def claims(context: typer.Context, as_json: Json = False) -> None:
-    """What the papers claim, what the newest good runs measured, and the verdicts.
+    """What the papers claim, what was measured (in the newest run, else published, else in the notebook), the verdicts.
 
     Examples: vlws claims; vlws claims --json; vlws claims publish 04 --preset full
     """
@@ -186,24 +186,18 @@ def claims(context: typer.Context, as_json: Json = False) -> None:
     from vlws import claims as library
     from vlws import paths, runs
 
-    newest: dict[str, dict] = {}
-    for record in reversed(runs.records()):
-        if record["status"] == "ok" and not record["overrides"]:
-            newest[record["slug"]] = record
+    known = runs.standing()
     rows = []
     for path in sorted((paths.notebooks() / "claims").glob("*.yaml")):
-        record = newest.get(path.stem)
-        measured = {m["id"]: m for m in runs.measures(record)} if record else {}
         for claim in library.load(path).claims.values():
             row = {
                 name: getattr(claim, name) for name in ("id", "says", "where", "metric", "unit", "paper", "direction")
             }
             row |= {"threshold": claim.threshold, "tolerance": claim.tolerance}
-            got = measured.get(claim.id, {})
+            got, source, record = known.get(claim.id, ({}, None, None))
             row |= {name: got.get(name) for name in ("value", "low", "high", "n_seeds", "verdict", "why", "preset")}
-            rows.append(
-                row | {"run_id": record["run_id"] if got else None, "stale": runs.is_stale(record) if got else None}
-            )
+            row |= {"source": source, "run_id": record and record["run_id"], "stale": record and runs.is_stale(record)}
+            rows.append(row)
     show = library.number
     lines = [
         [
@@ -211,12 +205,14 @@ def claims(context: typer.Context, as_json: Json = False) -> None:
             show(r["paper"]),
             f"{show(r['value'])} [{show(r['low'])}, {show(r['high'])}]" if r["verdict"] else "–",
             (r["verdict"] or "not measured") + (" (stale)" if r["stale"] else ""),
-            r["preset"] or "–",
+            f"{r['preset']}, {r['source']}" if r["source"] else "–",
             r["says"],
         ]
         for r in rows
     ]
-    _answer(as_json, rows, _aligned(["claim", "paper", "measured", "verdict", "preset", "what is claimed"], lines))
+    _answer(
+        as_json, rows, _aligned(["claim", "paper", "measured", "verdict", "preset, from", "what is claimed"], lines)
+    )
 
 
 @claims_app.command()
@@ -307,7 +303,7 @@ def data_build(
     """
     from vlws.data import build
 
-    target = out or Path(build.__file__).parent / "assets"
+    target = out or build.ASSETS
     build.build(target)
     _answer(as_json, {"out": str(target)}, str(target))
 
@@ -362,19 +358,24 @@ def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C, or a polite kill; not a KeyboardInterrupt, which typer answers in its own way."""
+
+
 def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+    raise _Interrupted
 
 
 def main() -> None:
     """The console script `vlws`."""
+    signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     as_json = "--json" in sys.argv[1:]
     try:
-        app(standalone_mode=True)
+        app()
     except InputError as error:
         _leave(str(error), 2, as_json)
-    except KeyboardInterrupt:
+    except _Interrupted:
         _leave("interrupted; what had finished is kept, the same command goes on from there.", 130, as_json)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""

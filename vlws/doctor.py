@@ -11,12 +11,6 @@ from typing import Any
 
 from vlws import executors, paths
 
-# what `vlws data build` reads, by the Debian package that holds it
-BUILDER = {
-    "fonts-noto-color-emoji": "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf",
-    "unicode-cldr-core": "/usr/share/unicode/cldr/common/annotations/en.xml",
-    "unicode-data": "/usr/share/unicode/emoji/emoji-test.txt",
-}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PACKAGES = ("torch", "transformers", "pykeops", "papermill", "nbconvert", "duckdb")
 ENOUGH_GB = 3.0
@@ -27,6 +21,8 @@ def checks(deep: bool = False) -> list[dict[str, Any]]:
 
     `deep` also compiles a KeOps formula in a fresh folder, which takes up to a minute.
     """
+    from vlws.data.build import SOURCES
+
     found = [
         _check("Python 3.11+", sys.version_info >= (3, 11), sys.version.split()[0], "nothing runs", needed=True),
         _packages(),
@@ -36,7 +32,7 @@ def checks(deep: bool = False) -> list[dict[str, Any]]:
         _gpu(),
         _disk(),
         _browser(),
-        *(_builder(package, path) for package, path in BUILDER.items()),
+        *(_builder(package, path) for package, path in SOURCES.items()),
     ]
     if deep:
         found.append(_keops())
@@ -105,9 +101,9 @@ def _browser() -> dict[str, Any]:
     )
 
 
-def _builder(package: str, path: str) -> dict[str, Any]:
-    there = Path(path).exists()
-    return _check(package, there, path if there else "", f"vlws data build cannot run (apt install {package})")
+def _builder(package: str, path: Path) -> dict[str, Any]:
+    there = path.exists()
+    return _check(package, there, str(path) if there else "", f"vlws data build cannot run (apt install {package})")
 
 
 def _keops() -> dict[str, Any]:

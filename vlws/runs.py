@@ -55,6 +55,8 @@ def plan(
     chosen = [chapter(target) for target in dict.fromkeys(targets)] or chapters()
     if not chosen:
         raise InputError(f"there are no chapters in {paths.notebooks()}.")
+    folders = {"VLWS_ROOT": paths.root(), "VLWS_RUNS": paths.runs(), "VLWS_CACHE": paths.cache()}
+    folders = {name: str(path) for name, path in folders.items()}
     jobs = []
     for one in chosen:
         everywhere = {name for other in chosen for name in other.parameters} if not targets else set()
@@ -78,6 +80,7 @@ def plan(
                     "overrides": sorted(name for name in chosen_values if params[name] != base[name]),
                     "key": key(one, params),
                     "timeout": timeout,
+                    "folders": folders,
                 }
             )
     return list({job["key"]: job for job in jobs}.values())
@@ -233,6 +236,8 @@ def _with_bar(job: executors.Job, slot: int, stop: Event) -> dict[str, Any]:
 
     bar_format = "{desc}: {bar} {n_fmt}/{total_fmt} cells, {elapsed}"
     with tqdm(desc=job["slug"], total=1, position=slot, leave=False, disable=None, bar_format=bar_format) as bar:
+        if bar.disable:
+            tqdm.write(f"{job['slug']}: started", file=sys.stderr)
 
         def progress(n: int, total: int) -> None:
             bar.total, bar.n = total, n
@@ -249,15 +254,14 @@ def execute(
     `progress(n, total)` is called with the cells done, about once a second; setting `stop` cancels the run.
     """
     began = time.time()
-    folder = _new_folder(job["slug"], job["key"], began)
+    folder = _new_folder(Path(job["folders"]["VLWS_RUNS"]) / job["slug"], job["key"], began)
     record = _record_at_start(job, folder, began)
     if stop is not None and stop.is_set():
         return _ended(record, folder, "cancelled", None, began, 0.0)
     write_json(folder / "run.json", record)
     write_json(folder / "params.json", job["params"])
     write_json(folder / "job.json", {"notebook": job["notebook"], "out": str(folder), "params": job["injected"]})
-    env = os.environ | job.get("env", {}) | {"VLWS_RUN": str(folder), "VLWS_ROOT": str(paths.root())}
-    env |= {"VLWS_CACHE": str(paths.cache()), "VLWS_RUNS": str(paths.runs()), "PYTHONUNBUFFERED": "1"}
+    env = os.environ | job.get("env", {}) | job["folders"] | {"VLWS_RUN": str(folder), "PYTHONUNBUFFERED": "1"}
     status, peak = None, 0.0
     with open(folder / "stderr.log", "wb") as stderr:
         child = subprocess.Popen(
@@ -282,10 +286,11 @@ def execute(
                     status = "timeout"
                 if status:
                     break
-        except KeyboardInterrupt:
-            status = "cancelled"
-        finally:
+        except BaseException:
             _end(child)
+            _ended(record, folder, "cancelled", child.returncode, began, peak)
+            raise
+        _end(child)
     code = child.returncode
     status = status or STATUS_OF_CODE.get(code, "dead")
     record = _ended(record, folder, status, code, began, peak)
@@ -294,10 +299,10 @@ def execute(
     return record
 
 
-def _new_folder(slug: str, key: str, began: float) -> Path:
+def _new_folder(runs: Path, key: str, began: float) -> Path:
     stamp = datetime.fromtimestamp(began, UTC).strftime("%Y%m%dT%H%M%S")
     for suffix in itertools.chain([""], (f".{n}" for n in itertools.count(2))):
-        folder = paths.runs() / slug / f"{stamp}-{key[:8]}{suffix}"
+        folder = runs / f"{stamp}-{key[:8]}{suffix}"
         try:
             folder.mkdir(parents=True)
             return folder
@@ -432,7 +437,6 @@ def _export(folder: Path) -> None:
 # --- where it ran -----------------------------------------------------------------------------------------------------
 
 
-@cache
 def git_state() -> dict[str, Any] | None:
     """The commit of the workspace and whether tracked files differ from it; None where it is no git checkout."""
 
@@ -447,7 +451,6 @@ def git_state() -> dict[str, Any] | None:
     return {"sha": sha, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))} if sha else None
 
 
-@cache
 def environment() -> dict[str, Any]:
     """Versions, platform and hardware, without importing what is named."""
     pins = paths.root() / "constraints.txt"
@@ -498,6 +501,26 @@ def publish(target: str, preset: str) -> Path:
     target_path.parent.mkdir(parents=True, exist_ok=True)
     write_json(target_path, {"run": record, "measures": found})
     return target_path
+
+
+def standing() -> dict[str, tuple[dict[str, Any], str, dict[str, Any] | None]]:
+    """The best that is known of each claim: id -> (measure, where from, record).
+
+    From the newest good run without overrides ("run"), else from what was published ("results"), else from the outputs
+    of the notebook as it stands ("notebook").
+    """
+    found: dict[str, tuple[dict[str, Any], str, dict[str, Any] | None]] = {}
+    for one in chapters():
+        for measure in collect_measures(read_json(one.path)):
+            found[measure["id"]] = (measure, "notebook", None)
+        for preset in PRESETS:
+            result = read_json(paths.reports() / "results" / one.slug / f"{preset}.json") or {"measures": []}
+            for measure in result["measures"]:
+                found[measure["id"]] = (measure, "results", result["run"])
+    for record in reversed(records()):
+        if record["status"] == "ok" and not record["overrides"]:
+            found |= {measure["id"]: (measure, "run", record) for measure in measures(record)}
+    return found
 
 
 def query(sql: str) -> tuple[list[str], list[tuple]]:

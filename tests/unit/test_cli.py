@@ -1,0 +1,122 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from vlws import cli
+
+COMMANDS = ["list", "run", "sweep", "report", "claims", "claims publish", "runs", "data info", "data build", "doctor"]
+CLAIM = """chapter: "01"
+claims:
+  - {id: "01.C1", says: "it rises", where: "abstract", metric: "rise", unit: "u", direction: greater, threshold: 0}
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    (tmp_path / "notebooks" / "claims").mkdir(parents=True)
+    (tmp_path / "notebooks" / "claims" / "01_a.yaml").write_text(CLAIM)
+    cell = {"cell_type": "code", "source": "seeds: int = 3  # seeds", "metadata": {"tags": ["parameters"]}}
+    said = {"vlws": {"title": "A", "paper": "P", "summary": "What it is.", "backbones": ["clip-emoji"]}}
+    (tmp_path / "notebooks" / "01_a.ipynb").write_text(json.dumps({"cells": [cell], "metadata": said}))
+    monkeypatch.setenv("VLWS_ROOT", str(tmp_path))
+    monkeypatch.delenv("VLWS_RUNS", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def vlws(workspace, monkeypatch, capsys):
+    """Call the command line in this process: (exit code, stdout, stderr)."""
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["vlws", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        captured = capsys.readouterr()
+        return left.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_and_gives_an_example(vlws, command):
+    code, out, _ = vlws(*command.split(), "--help")
+    assert code == 0
+    assert "Example" in out
+    assert f"vlws {command.split()[0]}" in out
+    assert "--json" in out
+
+
+def test_list(vlws):
+    code, out, _ = vlws("list", "--json")
+    (chapter,) = json.loads(out)
+    assert code == 0
+    assert (chapter["id"], chapter["slug"], chapter["title"], chapter["newest"]) == ("01", "01_a", "A", None)
+    assert chapter["parameters"] == [{"name": "seeds", "type": "int", "default": 3, "help": "seeds"}]
+    assert "What it is." in vlws("list")[1]
+
+
+def test_claims_without_runs(vlws):
+    code, out, _ = vlws("claims", "--json")
+    (claim,) = json.loads(out)
+    assert code == 0
+    assert (claim["id"], claim["verdict"], claim["value"]) == ("01.C1", None, None)
+    assert "not measured" in vlws("claims")[1]
+
+
+def test_runs_and_sql(vlws):
+    assert json.loads(vlws("runs", "--json")[1]) == []
+    assert json.loads(vlws("runs", "--json", "--sql", "select count(*) as n from runs")[1]) == [{"n": 0}]
+
+
+def test_data_info(vlws):
+    code, out, _ = vlws("data", "info", "--json")
+    assert code == 0
+    assert all(set(row) == {"file", "bytes"} for row in json.loads(out))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "09"], "no chapter '09'"),
+        (["run", "01", "-p", "sedes=3"], "did you mean seeds"),
+        (["run", "01", "-p", "seeds"], "-p 'seeds' is no NAME=VALUE"),
+        (["run", "01", "-p", "seeds=1", "-p", "seeds=2"], "-p seeds is given twice"),
+        (["run", "01", "-p", "seeds=0"], "seeds=0 is outside what it accepts: >= 1"),
+        (["run", "01", "--preset", "ful"], "did you mean full"),
+        (["run", "01", "--jobs", "0"], "jobs is 0"),
+        (["sweep", "01"], "a sweep needs values"),
+        (["sweep", "01", "-p", "seeds=1,a"], "seeds='a' is no int"),
+        (["runs", "--sql", "selec"], "DuckDB"),
+        (["claims", "publish", "01"], "has no finished run at preset 'full'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(vlws, workspace, arguments, message):
+    code, out, err = vlws(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    code, out, _ = vlws(*arguments, "--json")
+    assert code == 2
+    assert message in json.loads(out)["error"]
+    assert not (workspace / "runs").exists()
+
+
+def test_a_workspace_without_notebooks_is_refused(vlws, workspace, monkeypatch):
+    monkeypatch.setenv("VLWS_ROOT", str(workspace / "notebooks"))
+    code, _, err = vlws("list")
+    assert code == 2
+    assert "is no vlws workspace" in err
+
+
+def test_listing_loads_none_of_the_heavy_libraries(workspace):
+    code = (
+        "import sys; sys.argv = ['vlws', 'list']; from vlws import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "print(*{'torch', 'numpy', 'pandas', 'nbconvert', 'papermill', 'duckdb', 'IPython'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "", done.stdout

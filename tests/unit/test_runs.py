@@ -1,0 +1,446 @@
+"""Runs of small real notebooks in real kernels: every trap of papermill, and every way to be stopped."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from vlws import runs
+from vlws.errors import InputError
+
+PARAMETERS = 'preset: str = "cpu"  # preset\nseeds: int = 3  # seeds\nlr: float = 1.0e-3  # learning rate'
+CLAIM = """chapter: "{id}"
+claims:
+  - id: "{id}.C1"
+    says: "it rises"
+    where: "abstract"
+    metric: "rise"
+    unit: "u"
+    direction: greater
+    threshold: 0
+"""
+HONEST = [
+    "import os\nprint(os.getcwd(), type(lr).__name__, lr)",
+    "from vlws import claims\nchapter = claims.open_chapter('01', preset=preset)\n"
+    "chapter.measure('01.C1', [lr] * seeds)",
+]
+SLOW = "from pathlib import Path\nimport os, time\nPath(os.environ['VLWS_RUN'], 'reached').touch()\ntime.sleep(120)"
+
+
+def write_notebook(root: Path, slug: str, *cells: str) -> None:
+    code = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(new_code_cell, cells)]
+    metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "vlws": {"title": slug},
+    }
+    nbformat.write(new_notebook(cells=code, metadata=metadata), root / "notebooks" / f"{slug}.ipynb")
+    (root / "notebooks" / "claims" / f"{slug}.yaml").write_text(CLAIM.format(id=slug[:2]))
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    (tmp_path / "notebooks" / "claims").mkdir(parents=True)
+    monkeypatch.setenv("VLWS_ROOT", str(tmp_path))
+    for name in ("VLWS_RUNS", "VLWS_CACHE", "VLWS_RUN"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def vlws(*arguments: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "vlws.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def started(*arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "vlws.cli", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until(condition, what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.05)
+
+
+def processes_of(root: Path) -> list[psutil.Process]:
+    """The processes that work for a workspace: children, kernels, their workers."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get("VLWS_RUNS", "").startswith(str(root)):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+# --- a run that goes well ---
+
+
+def test_what_stands_of_a_claim_is_the_run_then_the_results_then_the_notebook(good):
+    _, record = good
+    path = Path(record["folder"], "run.json")
+    text = path.read_text()
+    assert runs.standing() == {}  # the run has overrides
+    path.write_text(json.dumps(json.loads(text) | {"overrides": []}))
+    assert runs.standing()["01.C1"][1] == "run"
+    published = runs.publish("01", "cpu")
+    path.write_text(text)
+    measure, source, run = runs.standing()["01.C1"]
+    assert (measure["value"], source, run["run_id"]) == (1e-4, "results", record["run_id"])
+    shutil.rmtree(published.parent)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One run, by the command line from another directory, with a value that YAML 1.1 takes for text."""
+    root = tmp_path_factory.mktemp("workspace")
+    (root / "notebooks" / "claims").mkdir(parents=True)
+    write_notebook(root, "01_good", *HONEST)
+    env = {k: v for k, v in os.environ.items() if not k.startswith("VLWS_")} | {"VLWS_ROOT": str(root)}
+    done = vlws("run", "1", "-p", "lr=1e-4", "--json", cwd="/", env=env)
+    assert done.returncode == 0, done.stderr
+    return root, json.loads(done.stdout)[0], done.stderr
+
+
+@pytest.fixture
+def good(finished, monkeypatch):
+    root, record, _ = finished
+    monkeypatch.setenv("VLWS_ROOT", str(root))
+    return root, record
+
+
+def test_the_record_holds_what_the_contract_names(good):
+    _, record = good
+    stored = json.loads(Path(record["folder"], "run.json").read_text())
+    keys = "schema run_id chapter slug title preset status rc key params overrides git env started ended wall_s"
+    assert list(stored)[:18] == [*keys.split(), "peak_rss_mb", "first_error"]
+    assert (stored["status"], stored["rc"], stored["first_error"]) == ("ok", 0, None)
+    assert stored["params"] == {"preset": "cpu", "seeds": 3, "lr": 1e-4}
+    assert stored["overrides"] == ["lr"]
+    assert stored["run_id"].endswith(stored["key"][:8])
+    assert set(stored["env"]) == set(
+        ["python", "torch", "transformers", "pykeops", "platform", "cpu", "gpu", "constraints"]
+    )
+    assert stored["peak_rss_mb"] > 20
+    files = {path.name for path in Path(record["folder"]).iterdir()}
+    assert files >= {"run.json", "params.json", "measures.json", "notebook.ipynb", "notebook.html"}
+    assert files >= {"stdout.log", "stderr.log"}
+    assert not [name for name in files if name.endswith(".tmp") or name == "job.json"]
+
+
+def test_a_text_that_yaml_does_not_take_for_a_number_reaches_the_notebook_as_one_and_cwd_is_the_notebooks(good):
+    root, record = good
+    assert Path(record["folder"], "stdout.log").read_text().split() == [str(root / "notebooks"), "float", "0.0001"]
+
+
+def test_measures_are_collected_and_counted(good):
+    _, record = good
+    (measure,) = json.loads(Path(record["folder"], "measures.json").read_text())
+    assert (measure["id"], measure["value"], measure["verdict"], measure["n_seeds"]) == ("01.C1", 1e-4, "supported", 3)
+    assert record["verdicts"] == {"supported": 1}
+
+
+def test_stderr_says_where_the_output_went(finished):
+    _, record, stderr = finished
+    assert "01_good: ok in" in stderr
+    assert f"runs/01_good/{record['run_id']}" in stderr
+
+
+def test_a_finished_key_is_skipped_until_what_made_it_changes(good):
+    root, record = good
+    (job,) = runs.plan(["01"], given={"lr": "0.0001"})
+    assert job["key"] == record["key"]
+    (again,) = runs.run([job])
+    assert (again["skipped"], again["run_id"]) == (True, record["run_id"])
+    assert not runs.is_stale(record)
+    assert runs.plan(["01"], given={"lr": "0.0002"})[0]["key"] != record["key"]
+    assert runs.plan(["01"])[0]["overrides"] == []
+
+    def changed(path: Path, old: str, new: str) -> bool:
+        text = path.read_text()
+        path.write_text(text.replace(old, new))
+        runs._made_of.cache_clear()
+        stale = runs.is_stale(record)
+        path.write_text(text)
+        runs._made_of.cache_clear()
+        return stale
+
+    assert changed(root / "notebooks" / "01_good.ipynb", "os.getcwd()", "os.getpid()")
+    assert changed(root / "notebooks" / "claims" / "01_good.yaml", "threshold: 0", "threshold: 1")
+    assert not changed(root / "notebooks" / "01_good.ipynb", '"outputs": []', '"outputs":  []')
+    (root / "constraints.txt").write_text("numpy==1.0")
+    runs._made_of.cache_clear()
+    assert runs.is_stale(record)
+    (root / "constraints.txt").unlink()
+    runs._made_of.cache_clear()
+    assert not runs.is_stale(record)
+
+
+def test_code_of_ours_is_part_of_the_key(workspace):
+    write_notebook(workspace, "01_a", "from vlws import claims")
+    write_notebook(workspace, "02_b", "import math")
+    a, b = runs.chapters()
+    with_library, without = (runs._made_of("x", one.code) for one in (a, b))
+    assert with_library != without
+
+
+def test_a_data_folder_is_part_of_the_key(workspace):
+    root = workspace / "pictures"
+    root.mkdir()
+    write_notebook(workspace, "01_a", "1")
+    one = runs.chapter("01")
+    before = runs.key(one, {"data": str(root)})
+    (root / "new.png").write_bytes(b"x")
+    assert runs.key(one, {"data": str(root)}) != before
+
+
+def test_sql_reads_the_files(good):
+    _, record = good
+    columns, rows = runs.query(
+        "select r.status, m.id, m.value, params->>'lr' from runs r join measures m using (run_id)"
+    )
+    assert columns[:3] == ["status", "id", "value"]
+    assert rows == [("ok", "01.C1", 1e-4, "0.0001")]
+    assert runs.query("select count(*) from metrics")[1] == [(0,)]
+    Path(record["folder"], "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
+    assert runs.query("select run_id, loss from metrics where loss is not null")[1] == [(record["run_id"], 0.5)]
+    with pytest.raises(InputError, match=r"DuckDB: .*nothing"):
+        runs.query("select * from nothing")
+
+
+def test_publishing_wants_a_run_without_overrides(good):
+    with pytest.raises(InputError, match="chapter 01 has no finished run at preset 'full'"):
+        runs.publish("01", "full")
+
+
+def test_published_evidence_names_no_machine(good):
+    root, record = good
+    path = Path(record["folder"], "run.json")
+    text = path.read_text()
+    path.write_text(json.dumps(json.loads(text) | {"overrides": []}))
+    kept = runs.publish("01", "cpu")
+    published = json.loads(kept.read_text())
+    path.write_text(text)
+    shutil.rmtree(kept.parent)
+    assert published["run"]["run_id"] == record["run_id"]
+    assert [m["id"] for m in published["measures"]] == ["01.C1"]
+    assert str(root) not in json.dumps(published)
+    assert not {"host", "pid", "folder"} & set(published["run"])
+
+
+def test_without_runs_queries_are_empty(workspace):
+    for table in ("runs", "measures", "metrics"):
+        assert runs.query(f"select count(*) from {table}")[1] == [(0,)]
+    assert runs.records() == []
+
+
+# --- runs that do not ---
+
+
+def test_the_status_comes_from_the_exit_code_and_one_failure_stops_no_other(workspace, capfd):
+    write_notebook(workspace, "01_good", "print('fine')")
+    write_notebook(workspace, "02_raises", "1 / 0", "print('never')")
+    write_notebook(workspace, "03_killed", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "print('never')")
+    write_notebook(workspace, "04_leaves", "import sys\nsys.exit()", "print('never')")
+    write_notebook(
+        workspace, "05_refuses", "from vlws.errors import InputError\nraise InputError('the folder is empty.')"
+    )
+    lines = []
+    records = {r["slug"]: r for r in runs.run(runs.plan(), slots=2, say=lines.append)}
+    assert {slug: r["status"] for slug, r in records.items()} == {
+        "01_good": "ok",
+        "02_raises": "failed",
+        "03_killed": "dead",  # though papermill leaves a notebook in which every cell is "completed"
+        "04_leaves": "failed",  # papermill takes sys.exit() for a good end
+        "05_refuses": "failed",
+    }
+    assert records["02_raises"]["first_error"] == {
+        "cell": 2,
+        "ename": "ZeroDivisionError",
+        "evalue": "division by zero",
+    }
+    assert records["03_killed"]["first_error"]["ename"] == "DeadKernel"
+    assert records["04_leaves"]["first_error"]["ename"] == "SystemExit"
+    assert records["05_refuses"]["first_error"]["evalue"] == "the folder is empty."
+    assert any(line.startswith("02_raises: failed (ZeroDivisionError: division by zero) in") for line in lines)
+    assert not processes_of(workspace)
+
+
+def test_a_run_is_stopped_at_its_time_limit(workspace):
+    write_notebook(workspace, "01_slow", SLOW)
+    (record,) = runs.run(runs.plan(["01"], timeout=4))
+    assert (record["status"], record["first_error"]["ename"]) == ("timeout", "Timeout")
+    assert not processes_of(workspace)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_cancelled_and_leaves_no_process(workspace, sign):
+    write_notebook(workspace, "01_slow", SLOW)
+    child = started("run", "01", "--json")
+    until(lambda: list(workspace.glob("runs/*/*/reached")), "the cell")
+    child.send_signal(sign)
+    out, err = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert json.loads(out)["error"].startswith("interrupted")
+    assert "Traceback" not in err
+    (record,) = runs.records()
+    assert record["status"] == "cancelled"
+    assert json.loads(Path(record["folder"], "run.json").read_text())["status"] == "cancelled"
+    until(lambda: not processes_of(workspace), "the end of all processes", 10)
+
+
+GRID = """
+import os, time
+from pathlib import Path
+from vlws import experiment
+
+def cell(arm, seed):
+    Path(os.environ["VLWS_CACHE"], f"began-{seed}").touch()
+    if seed == 2 and not Path(os.environ["VLWS_CACHE"], "go").exists():
+        time.sleep(120)
+    return {"v": seed}
+
+values = experiment.grid(cell, ["a"], seeds, name="t", workers=2)["a"]["v"]
+print(values)
+"""
+
+
+def test_kill_9_half_way_loses_nothing_and_is_not_believed(workspace):
+    write_notebook(workspace, "01_grid", GRID)
+    child = started("run", "01")
+    cache = workspace / ".cache"
+    until(lambda: (cache / "began-2").exists() and len(list(cache.glob("experiment/t/[!.]*.json"))) == 2, "two cells")
+    child.kill()
+    child.communicate(timeout=10)
+    until(lambda: not processes_of(workspace), "the end of all processes", 10)
+    (record,) = runs.records()
+    assert json.loads(Path(record["folder"], "run.json").read_text())["status"] == "running"
+    assert (record["status"], record["first_error"]["ename"]) == ("dead", "Killed")
+    assert runs.query("select status from runs")[1] == [("dead",)]  # and now it is written down
+    for mark in cache.glob("began-*"):
+        mark.unlink()
+    (cache / "go").touch()
+    done = vlws("run", "01", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["status"] == "ok"
+    assert [mark.name for mark in cache.glob("began-*")] == ["began-2"]  # only the cell that was in hand ran again
+
+
+def test_a_folder_that_takes_no_writes_is_one_sentence(workspace, monkeypatch):
+    write_notebook(workspace, "01_good", "1")
+    blocked = workspace / "file"
+    blocked.touch()
+    monkeypatch.setenv("VLWS_RUNS", str(blocked / "runs"))  # permissions would not stop root
+    done = vlws("run", "01")
+    assert done.returncode == 1
+    assert "Not a directory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_read_only_folder_is_one_sentence(workspace, monkeypatch):
+    write_notebook(workspace, "01_good", "1")
+    folder = workspace / "mounted"
+    with mounted(folder, "ro"):
+        monkeypatch.setenv("VLWS_RUNS", str(folder / "runs"))
+        done = vlws("run", "01", "--json")
+    assert done.returncode == 1
+    assert "Read-only file system" in json.loads(done.stdout)["error"]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_one_sentence_and_no_result(workspace, monkeypatch):
+    write_notebook(workspace, "01_good", "print('x' * 200_000)")
+    folder = workspace / "mounted"
+    with mounted(folder, "size=64k"):
+        monkeypatch.setenv("VLWS_RUNS", str(folder / "runs"))
+        done = vlws("run", "01")
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert [r["status"] for r in runs.records() if r["status"] == "ok"] == []
+        assert not list(folder.rglob("*.tmp"))
+
+
+class mounted:
+    """A tmpfs of its own at a folder; skips the test where this user may not mount."""
+
+    def __init__(self, folder: Path, options: str) -> None:
+        self.folder, self.options = folder, options
+
+    def __enter__(self) -> None:
+        self.folder.mkdir()
+        asked = None
+        if shutil.which("mount"):
+            asked = subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", self.options, "tmpfs", self.folder], capture_output=True
+            )
+        if asked is None or asked.returncode:
+            pytest.skip("this user may not mount a file system of its own")
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["umount", "-l", self.folder], check=True)
+
+
+def test_a_limit_on_file_size_is_one_sentence_and_no_result(workspace):
+    write_notebook(workspace, "01_good", "print('x' * 200_000)")
+    limit = 64 * 1024
+    done = vlws("run", "01", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    (record,) = runs.records()
+    assert record["status"] == "failed"
+
+
+# --- what is asked for ---
+
+
+def test_everything_is_checked_before_anything_runs(workspace):
+    write_notebook(workspace, "01_a", "1")
+    write_notebook(workspace, "02_b", "1")
+    for arguments, message in [
+        ((["01"], "cpu", {"sedes": "1"}), "did you mean seeds"),
+        ((["01", "09"], "cpu"), "no chapter '09'"),
+        (((), "cpu", {"sedes": "1"}), "did you mean seeds"),
+        ((["01"], "huge"), "no preset 'huge'"),
+        ((["01"], "cpu", {"lr": "x"}), "no float"),
+        ((["01"], "cpu", {}, None, 0), "timeout is 0"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            runs.plan(*arguments)
+    with pytest.raises(InputError, match="jobs is 0"):
+        list(runs.run(runs.plan(["01"]), slots=0))
+    with pytest.raises(InputError, match=r"needs Parsl|no Parsl configuration"):
+        list(runs.run(runs.plan(["01"]), parsl=workspace / "absent.py"))
+    assert not (workspace / "runs").exists()
+
+
+def test_a_plan_is_every_combination_once(workspace):
+    write_notebook(workspace, "01_a", "1")
+    write_notebook(workspace, "02_b", "1")
+    (workspace / "notebooks" / "presets.yml").write_text('"01": {full: {seeds: 5}}')
+    assert [job["slug"] for job in runs.plan()] == ["01_a", "02_b"]
+    (job,) = runs.plan(["01", "01_a"], "full")
+    assert job["params"] == {"preset": "full", "seeds": 5, "lr": 1e-3}
+    assert job["injected"] == {"preset": "full", "seeds": 5}
+    assert job["overrides"] == []
+    assert runs.plan(["01"], given={"preset": "full"})[0]["key"] == job["key"]
+    jobs = runs.plan(["01"], grid={"lr": [0.1, 0.2, 0.1], "seeds": [1, 2]})
+    assert [(j["params"]["lr"], j["params"]["seeds"]) for j in jobs] == [(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2)]
+    assert all(j["overrides"] == ["lr", "seeds"] for j in jobs)
+
+
+def test_no_chapters_are_refused(workspace):
+    with pytest.raises(InputError, match="there are no chapters"):
+        runs.plan()
