@@ -26,10 +26,13 @@ from nbconvert.filters.ansi import strip_ansi
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
-from vlws import claims, paths
+from vlws import claims, paths, runs
+from vlws.chapters import Chapter, chapters
 from vlws.errors import InputError
+from vlws.files import read_json, write_atomically
 
 NOT_MEASURED = "not measured"
+COMMITTED = "committed notebook"
 SCALES = ("cpu", "gpu", "full")  # from the smallest to the largest: the headline counts take the largest
 FINISHED = ("ok", "failed", "dead", "timeout")  # the states of a run that has something to show
 TEMPLATE = Path(__file__).resolve().parents[1] / "reports" / "template"
@@ -67,21 +70,13 @@ class Row:
 
 
 @dataclass
-class Chapter:
-    """A chapter with the notebook that its page shows, the run that made it (or none), and its evidence."""
+class Shown:
+    """A chapter with the notebook that its page shows, the run that made it (or none), and the rows of its claims."""
 
-    slug: str
-    title: str
-    paper: str
-    summary: str
+    chapter: Chapter
     notebook: NotebookNode
     record: dict[str, Any] | None
-    claims: dict[str, claims.Claim]
     rows: list[Row] = field(default_factory=list)
-
-    @property
-    def id(self) -> str:
-        return self.slug[:2]
 
     @property
     def failed(self) -> str:
@@ -99,25 +94,14 @@ def export(notebook: Path, html: Path) -> Path:
     """
     notebook, html = Path(notebook), Path(html)
     read = _read_notebook(notebook)
-    record = _read_json(notebook.parent / "run.json")
+    record = read_json(notebook.parent / "run.json")
     about = read.metadata.get("vlws", {})
-    measured = measures(read)
     slug = (record or {}).get("slug") or notebook.stem
-    rows = [_row(slug, m, record, anchor=True) for m in measured]
+    rows = [_row(slug, m, record, anchor=True) for m in runs.collect_measures(read)]
     text = _page(read, title=about.get("title", notebook.stem), record=record, rows=rows)
     html.parent.mkdir(parents=True, exist_ok=True)
-    _write(html, text)
+    write_atomically(html, text.encode())
     return html
-
-
-def measures(notebook: NotebookNode) -> list[dict[str, Any]]:
-    """The measures that an executed notebook shows, in order; of a claim measured twice the last."""
-    found: dict[str, dict[str, Any]] = {}
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if measure := output.get("data", {}).get(claims.MIME):
-                found[measure["id"]] = measure
-    return list(found.values())
 
 
 def _page(notebook: NotebookNode, *, title: str, record: dict | None, rows: list[Row], **links: str) -> str:
@@ -255,13 +239,12 @@ def _code_label(cell: NotebookNode) -> str:
 def _facts(record: dict | None) -> list[tuple[str, str]]:
     if not record:
         return []
-    changed = ", ".join(f"{name}={record.get('params', {}).get(name)}" for name in record.get("overrides") or [])
     status = record.get("status", "")
     facts = [
         ("Run", record.get("run_id", "")),
         ("Status", "" if status == "running" else status),
         ("Scale", record.get("preset", "")),
-        ("Changed", changed),
+        ("Changed", _overrides(record)),
         ("Time", duration(record.get("wall_s")) if record.get("wall_s") else ""),
         ("Hardware", _hardware(record)),
         ("Python", record.get("env", {}).get("python") or ""),
@@ -293,30 +276,27 @@ def build(out: Path | None = None) -> Path:
     """
     site = Path(out) if out else paths.reports() / "site"
     _refuse_foreign(site)
-    records = read_runs()
-    evidence = read_evidence()
-    chapters = read_chapters(records, evidence)
+    records, evidence = runs.records(), read_evidence()
+    shown = [_shown(chapter, records, evidence) for chapter in chapters()]
     site.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{site.name}-", dir=site.parent))
     try:
         made.chmod(0o755)
-        for position, chapter in enumerate(chapters):
-            before = chapters[position - 1].slug if position else ""
-            after = chapters[position + 1].slug if position + 1 < len(chapters) else ""
-            rows = [r for r in chapter.rows if r.anchor or r.verdict == NOT_MEASURED]
+        slugs = ["", *(one.chapter.slug for one in shown), ""]
+        for before, one, after in zip(slugs, shown, slugs[2:], strict=False):
             text = _page(
-                chapter.notebook,
-                title=chapter.title,
-                record=chapter.record,
-                rows=rows,
+                one.notebook,
+                title=one.chapter.title,
+                record=one.record,
+                rows=[row for row in one.rows if row.anchor or row.verdict == NOT_MEASURED],
                 home="index.html",
                 previous=before,
                 next=after,
             )
-            (made / f"{chapter.slug}.html").write_text(text, encoding="utf-8")
-        rows = [row for chapter in chapters for row in chapter.rows]
-        (made / "index.html").write_text(_index(chapters, rows), encoding="utf-8")
-        (made / "runs.html").write_text(_runs_page(chapters, records, evidence), encoding="utf-8")
+            (made / f"{one.chapter.slug}.html").write_text(text, encoding="utf-8")
+        rows = [row for one in shown for row in one.rows]
+        (made / "index.html").write_text(_index(shown, rows), encoding="utf-8")
+        (made / "runs.html").write_text(_runs_page(shown, records, evidence), encoding="utf-8")
         (made / "claims.json").write_text(json.dumps([asdict(r) for r in rows], indent=1), encoding="utf-8")
         (made / "claims.csv").write_text(_csv(rows), encoding="utf-8")
         _swap(made, site)
@@ -325,72 +305,51 @@ def build(out: Path | None = None) -> Path:
     return site / "index.html"
 
 
-def read_chapters(records: list[dict], evidence: list[dict]) -> list[Chapter]:
-    """The registry, `notebooks/NN_slug.ipynb`, each with the run to show and all its evidence."""
-    chapters = []
-    for path in sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb")):
-        committed = _read_notebook(path)
-        about = committed.metadata.get("vlws", {})
-        record, shown = _to_show([r for r in records if r.get("slug") == path.stem]) or (None, committed)
-        claims_file = paths.notebooks() / "claims" / f"{path.stem}.yaml"
-        known = claims.load(claims_file).claims if claims_file.exists() else {}
-        chapter = Chapter(
-            slug=path.stem,
-            title=about.get("title", path.stem),
-            paper=about.get("paper", ""),
-            summary=about.get("summary", ""),
-            notebook=shown,
-            record=record,
-            claims=known,
-        )
-        chapter.rows = _rows(chapter, [e for e in evidence if e["slug"] == path.stem])
-        chapters.append(chapter)
-    return chapters
-
-
-def read_runs() -> list[dict[str, Any]]:
-    """The records of all runs, newest first, each with its `folder`; a run.json that cannot be read is left out."""
-    records = []
-    for path in paths.runs().glob("*/*/run.json"):
-        if record := _read_json(path):
-            records.append(record | {"folder": path.parent})
-    return sorted(records, key=lambda r: r.get("started") or "", reverse=True)
-
-
 def read_evidence() -> list[dict[str, Any]]:
     """The committed results of full runs, `reports/results/NN_slug/<preset>.json`: "slug", "run" and "measures"."""
     found = []
     for path in sorted((paths.reports() / "results").glob("*/*.json")):
-        result = _read_json(path)
+        result = read_json(path)
         if isinstance(result, dict) and isinstance(result.get("measures"), list):
             found.append({"slug": path.parent.name, "run": result.get("run") or {}, "measures": result["measures"]})
     return found
+
+
+def _shown(chapter: Chapter, records: list[dict], evidence: list[dict]) -> Shown:
+    """The chapter with its newest run that can be shown (or its notebook as committed), and all that is known of it."""
+    mine = [record for record in records if record.get("slug") == chapter.slug]
+    record, notebook = _to_show(mine) or (None, _read_notebook(chapter.path))
+    file = paths.notebooks() / "claims" / f"{chapter.slug}.yaml"
+    known = claims.load(file).claims if file.exists() else {}
+    one = Shown(chapter, notebook, record)
+    one.rows = _rows(one, known, [e for e in evidence if e["slug"] == chapter.slug])
+    return one
 
 
 def _to_show(records: list[dict]) -> tuple[dict, NotebookNode] | None:
     finished = [record for record in records if record.get("status") in FINISHED]
     for record in sorted(finished, key=lambda r: bool(r.get("overrides"))):  # stable: the newest stays first
         try:
-            return record, _read_notebook(record["folder"] / "notebook.ipynb")
+            return record, _read_notebook(Path(record["folder"]) / "notebook.ipynb")
         except InputError:  # killed before, or while, its notebook was written
             continue
     return None
 
 
-def _rows(chapter: Chapter, evidence: list[dict]) -> list[Row]:
+def _rows(one: Shown, known: dict[str, claims.Claim], evidence: list[dict]) -> list[Row]:
     """Each claim of the chapter's file with all its measures: the shown notebook's, then the committed evidence."""
-    rows = [_row(chapter.slug, m, chapter.record, anchor=True) for m in measures(chapter.notebook)]
-    shown = (chapter.record or {}).get("run_id")
+    slug = one.chapter.slug
+    rows = [_row(slug, m, one.record, anchor=True) for m in runs.collect_measures(one.notebook)]
     for result in evidence:
-        if result["run"].get("run_id") != shown:  # evidence of the very run that is shown would stand twice
-            rows += [_row(chapter.slug, m, result["run"], anchor=False) for m in result["measures"]]
+        if result["run"].get("run_id") != (one.record or {}).get("run_id"):  # the very run that is shown stands already
+            rows += [_row(slug, m, result["run"], anchor=False) for m in result["measures"]]
     measured = {row.id for row in rows}
-    why = "the run did not get there" if chapter.failed else ""
-    for claim in chapter.claims.values():
+    why = "the run did not get there" if one.failed else ""
+    for claim in known.values():
         if claim.id not in measured:
-            stated = {k: v for k, v in asdict(claim).items() if k != "needs"}
-            rows.append(Row(chapter=chapter.id, slug=chapter.slug, why=why, **stated))
-    order = list(chapter.claims)
+            stated = {name: value for name, value in asdict(claim).items() if name != "needs"}
+            rows.append(Row(chapter=one.chapter.id, slug=slug, why=why, **stated))
+    order = list(known)
     return sorted(rows, key=lambda r: (order.index(r.id) if r.id in order else len(order), _scale(r.preset)))
 
 
@@ -402,7 +361,7 @@ def _row(slug: str, measure: dict[str, Any], record: dict | None, anchor: bool) 
         slug=slug,
         seeds=measure.get("n_seeds") or 0,
         preset=measure.get("preset") or "",
-        source=(record or {}).get("run_id") or "committed notebook",
+        source=(record or {}).get("run_id") or COMMITTED,
         hardware=_hardware(record or {}),
         sha=_sha(record or {}),
         when=(record or {}).get("started") or "",
@@ -412,59 +371,43 @@ def _row(slug: str, measure: dict[str, Any], record: dict | None, anchor: bool) 
     )
 
 
-def _index(chapters: list[Chapter], rows: list[Row]) -> str:
+def _index(shown: list[Shown], rows: list[Row]) -> str:
     """The headline counts each claim once, by its measure at the largest scale."""
     best = {row.id: row for row in sorted(rows, key=lambda r: (r.value is not None, _scale(r.preset)))}
-    cards = []
-    for chapter in chapters:
-        mine = Counter(row.verdict for row in best.values() if row.slug == chapter.slug)
-        source = chapter.record["preset"] + " run, " + day(chapter.record.get("started")) if chapter.record else ""
-        cards.append(
-            {
-                "id": chapter.id,
-                "slug": chapter.slug,
-                "title": chapter.title,
-                "summary": chapter.summary,
-                "paper": chapter.paper,
-                "picture": _picture(chapter.notebook),
-                "failed": chapter.failed,
-                "tally": _in_order(mine),
-                "source": source or "committed notebook",
-                "claims": bool(chapter.rows),
-            }
-        )
+    cards = [
+        {
+            "chapter": one.chapter,
+            "picture": _picture(one.notebook),
+            "failed": one.failed,
+            "tally": _in_order(Counter(row.verdict for row in best.values() if row.slug == one.chapter.slug)),
+            "source": f"{one.record['preset']} run, {day(one.record['started'])}" if one.record else COMMITTED,
+            "claims": bool(one.rows),
+        }
+        for one in shown
+    ]
     counts = _in_order(Counter(row.verdict for row in best.values()))
-    return _render("index.html.j2", here="index", chapters=cards, rows=rows, counts=counts)
+    return _render("index.html.j2", here="index", cards=cards, rows=rows, counts=counts)
 
 
-def _runs_page(chapters: list[Chapter], records: list[dict], evidence: list[dict]) -> str:
-    titles = {chapter.slug: chapter for chapter in chapters}
-    shown = {chapter.record["run_id"]: f"{chapter.slug}.html" for chapter in chapters if chapter.record}
+def _runs_page(shown: list[Shown], records: list[dict], evidence: list[dict]) -> str:
+    pages = {one.record["run_id"]: f"{one.chapter.slug}.html" for one in shown if one.record}
+    kept = {result["run"].get("run_id"): result["run"] for result in evidence}
     here = {record.get("run_id") for record in records}
-    kept = [e["run"] | {"evidence": True} for e in evidence if e["run"].get("run_id") not in here]
-    lines = []
-    for record in sorted([*records, *kept], key=lambda r: r.get("started") or "", reverse=True):
-        slug = record.get("slug", "")
-        changed = ", ".join(f"{k}={record.get('params', {}).get(k)}" for k in record.get("overrides") or [])
-        lines.append(
-            {
-                "chapter": record.get("chapter", slug[:2]),
-                "title": titles[slug].title if slug in titles else slug,
-                "run_id": record.get("run_id", ""),
-                "page": shown.get(record.get("run_id")),
-                "evidence": record.get("evidence", False),
-                "status": record.get("status", ""),
-                "stale": _stale(record),
-                "error": _failure(record),
-                "preset": record.get("preset", ""),
-                "overrides": changed,
-                "started": record.get("started", ""),
-                "wall_s": record.get("wall_s"),
-                "peak_rss_mb": record.get("peak_rss_mb"),
-                "hardware": _hardware(record),
-                "sha": _sha(record),
-            }
-        )
+    known = [*records, *(run for run_id, run in kept.items() if run_id not in here)]
+    lines = [
+        {name: record.get(name) for name in ("chapter", "title", "run_id", "status", "preset", "wall_s", "peak_rss_mb")}
+        | {
+            "page": pages.get(record.get("run_id")),
+            "evidence": record.get("run_id") in kept,
+            "stale": _stale(record),
+            "error": _failure(record),
+            "overrides": _overrides(record),
+            "started": record.get("started") or "",
+            "hardware": _hardware(record),
+            "sha": _sha(record),
+        }
+        for record in sorted(known, key=lambda r: r.get("started") or "", reverse=True)
+    ]
     return _render("runs.html.j2", here="runs", runs=lines)
 
 
@@ -505,7 +448,7 @@ def results_markdown() -> str:
     """`reports/RESULTS.md` as text, made from the committed evidence (`reports/results/*/*.json`) and nothing else."""
     lines = ["# Results", "", "Generated from `reports/results/` by `vlws claims publish`; verdicts are computed.", ""]
     evidence = read_evidence()
-    titles = {path.stem: _read_notebook(path).metadata.get("vlws", {}).get("title", "") for path in _registry()}
+    titles = {chapter.slug: chapter.title for chapter in chapters()}
     for result in evidence:
         slug, run = result["slug"], result["run"]
         lines += [f"## {slug[:2]} {titles.get(slug) or run.get('title') or slug}: {run.get('preset', '')}", ""]
@@ -545,10 +488,6 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _registry() -> list[Path]:
-    return sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
-
-
 def _in_order(counts: Counter) -> list[tuple[str, int]]:
     return [(word, counts[word]) for word in (*claims.VERDICTS, NOT_MEASURED) if counts[word]]
 
@@ -568,7 +507,11 @@ def _sha(record: dict) -> str:
 
 
 def _stale(record: dict | None) -> bool | None:
-    return None
+    return runs.is_stale(record) if record and record.get("key") else None
+
+
+def _overrides(record: dict) -> str:
+    return ", ".join(f"{name}={record.get('params', {}).get(name)}" for name in record.get("overrides") or [])
 
 
 def _clip(text: str, limit: int) -> str:
@@ -603,8 +546,8 @@ def _render(template: str, **values: Any) -> str:
         "duration": duration,
         "megabytes": lambda m: "–" if m is None else f"{m / 1024:.1f} GB" if m >= 1024 else f"{m:.0f} MB",
     }
-    built = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    shared = {"css": _asset("style.css"), "js": _asset("page.js"), "built": built, "sha": ""}
+    built, sha = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), _sha({"git": runs.git_state()})
+    shared = {"css": _asset("style.css"), "js": _asset("page.js"), "built": built, "sha": sha}
     return environment.get_template(template).render(shared | values)
 
 
@@ -615,22 +558,6 @@ def _read_notebook(path: Path) -> NotebookNode:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from None
     except Exception as error:  # nbformat raises its own, json's and validation's
         raise InputError(f"{path} is no notebook: {_clip(str(error), 200)}") from None
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _refuse_foreign(site: Path) -> None:

@@ -4,12 +4,8 @@
 the real registry, and hold every rule against a notebook that breaks it.
 """
 
-import ast
-import builtins
-import io
 import json
 import re
-import tokenize
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +16,11 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from vlws import claims, paths
+from vlws.chapters import PRESETS, Parameter, read_parameters
 from vlws.errors import InputError
 
 REGISTRY = sorted(paths.notebooks().glob("*.ipynb"))
-EVERYWHERE = {"preset": str, "seeds": int, "backbone": str, "data": str, "device": str}
+EVERYWHERE = {"preset": "str", "seeds": "int", "backbone": "str", "data": "str", "device": "str"}
 WITHOUT_EXPERIMENT = ("00", "08")  # of `EVERYWHERE` they keep only what they use
 MAX_BYTES = 1_500_000
 MACHINE_PATH = re.compile(
@@ -31,7 +28,6 @@ MACHINE_PATH = re.compile(
 )
 OUTSIDE = re.compile(r"!\[[^\]]*\]\(\s*https?://|<(?:img|script|iframe|link)\b[^>]*(?:src|href)\s*=\s*[\"']?https?://")
 NOT_COMPARED = {"nbval-skip", "nbval-ignore-output"}
-PRESETS = ("gpu", "full")
 
 
 def lint(path: Path) -> list[str]:
@@ -43,8 +39,8 @@ def lint(path: Path) -> list[str]:
     problems += _metadata(book["metadata"])
     if not cells or cells[0]["cell_type"] != "markdown" or not _source(cells[0]).startswith("# "):
         problems.append("the first cell is no Markdown title ('# ...')")
-    parameters, found = _parameters(code, path.stem[:2])
-    problems += found + _presets(path, parameters)
+    declared, found = _parameters(path, code)
+    problems += found + _presets(path, declared)
     problems += _outputs(code) + _claims(path, code)
     if path.stat().st_size > MAX_BYTES:
         problems.append(f"{path.stat().st_size / 1e6:.1f} MB; at most {MAX_BYTES / 1e6} MB are allowed")
@@ -94,54 +90,38 @@ def _metadata(metadata: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _parameters(code: list[dict], chapter: str) -> tuple[dict[str, Any], list[str]]:
-    """The declared parameters, name -> literal, and what is wrong with their cell."""
+def _parameters(path: Path, code: list[dict]) -> tuple[dict[str, Parameter], list[str]]:
+    """The declared parameters, and what is wrong with their cell."""
     tagged = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         return {}, [f"{len(tagged)} cells are tagged 'parameters'; there must be exactly one"]
     problems = [] if tagged[0] is code[0] else ["the parameters cell is not the first code cell"]
-    source, values = _source(tagged[0]), {}
-    for statement in ast.parse(source).body:
-        if (
-            not isinstance(statement, ast.AnnAssign)
-            or not isinstance(statement.target, ast.Name)
-            or not statement.value
-        ):
-            problems.append(f"parameters: {ast.unparse(statement)!r} is not 'name: type = literal  # help'")
-            continue
-        name, kind = statement.target.id, ast.unparse(statement.annotation)
-        declared = getattr(builtins, kind.split("[")[0], None)
-        try:
-            values[name] = ast.literal_eval(statement.value)
-        except ValueError:
-            problems.append(f"parameters: {name} is {ast.unparse(statement.value)!r}, which is no literal")
-            continue
-        if not isinstance(declared, type):
-            problems.append(f"parameters: {name} is declared {kind}, which is no builtin type")
-        elif type(values[name]) is not declared:
-            problems.append(f"parameters: {name} is declared {kind} and is {values[name]!r}")
-        if statement.lineno not in _comments(source) and statement.end_lineno not in _comments(source):
-            problems.append(f"parameters: {name} has no comment that explains it")
-    wanted = {"preset": str} if chapter in WITHOUT_EXPERIMENT else EVERYWHERE
-    problems += [f"parameters: {name} is missing" for name in wanted if name not in values]
-    for name in EVERYWHERE.keys() & values.keys():
-        if type(values[name]) is not EVERYWHERE[name]:
-            problems.append(f"parameters: {name} must be {EVERYWHERE[name].__name__}")
-    return values, problems
+    try:
+        declared = read_parameters(_source(tagged[0]), path.name)
+    except InputError as error:
+        return {}, [*problems, str(error)]
+    problems += [f"parameter {name} has no comment that explains it" for name, p in declared.items() if not p.help]
+    wanted = {"preset": "str"} if path.stem[:2] in WITHOUT_EXPERIMENT else EVERYWHERE
+    problems += [f"parameter {name} is missing" for name in wanted if name not in declared]
+    for name in EVERYWHERE.keys() & declared.keys():
+        if declared[name].type != EVERYWHERE[name]:
+            problems.append(f"parameter {name} must be {EVERYWHERE[name]}")
+    return declared, problems
 
 
-def _presets(path: Path, parameters: dict[str, Any]) -> list[str]:
+def _presets(path: Path, declared: dict[str, Parameter]) -> list[str]:
     problems = []
     for preset, values in (_presets_of(path.parent).get(path.stem[:2]) or {}).items():
-        if preset not in PRESETS:
-            problems.append(f"presets.yml: {preset!r} is none of {', '.join(PRESETS)}")
+        if preset not in PRESETS or preset == "cpu":
+            problems.append(f"presets.yml: {preset!r} is no preset that replaces literals")
         for name, value in (values or {}).items():
-            if name not in parameters:
+            if name not in declared:
                 problems.append(f"presets.yml: {preset} sets {name}, which is no parameter")
-            elif type(value) is not type(parameters[name]):
-                problems.append(
-                    f"presets.yml: {preset} sets {name} to {value!r}, not to a {type(parameters[name]).__name__}"
-                )
+                continue
+            try:
+                declared[name].read(value)
+            except InputError as error:
+                problems.append(f"presets.yml: {preset}: {error}")
     return problems
 
 
@@ -185,11 +165,6 @@ def _claims(path: Path, code: list[dict]) -> list[str]:
 def _presets_of(folder: Path) -> dict[str, Any]:
     file = folder / "presets.yml"
     return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.exists() else {}
-
-
-def _comments(source: str) -> set[int]:
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {token.start[0] for token in tokens if token.type == tokenize.COMMENT and token.string.strip("# ")}
 
 
 def _source(cell: dict[str, Any]) -> str:
@@ -287,14 +262,17 @@ BROKEN = {
     "no parameters": (lambda b: b.cells[1].metadata.clear(), "0 cells are tagged"),
     "two parameters": (lambda b: b.cells[2].metadata.update(tags=["parameters"]), "2 cells are tagged"),
     "parameters late": (lambda b: b.cells.insert(1, new_code_cell("1", execution_count=1)), "not the first code cell"),
-    "derived": (parameters(PARAMETERS + "\nsteps: int = 2 * 3  # steps"), "which is no literal"),
-    "statement": (parameters("import os\n" + PARAMETERS), "is not 'name: type = literal"),
-    "unannotated": (parameters(PARAMETERS + "\nsteps = 3  # steps"), "is not 'name: type = literal"),
-    "no comment": (parameters(PARAMETERS + "\nsteps: int = 3"), "steps has no comment"),
-    "foreign type": (parameters(PARAMETERS + "\nroot: Path = 'a'  # folder"), "which is no builtin type"),
-    "wrong type": (parameters(PARAMETERS + "\nsteps: int = 3.0  # steps"), "steps is declared int and is 3.0"),
-    "no seeds": (parameters(PARAMETERS.replace("seeds: int", "seed: int")), "seeds is missing"),
-    "seeds of text": (parameters(PARAMETERS.replace("seeds: int = 3", 'seeds: str = "3"')), "seeds must be int"),
+    "derived": (parameters(PARAMETERS + "\nsteps: int = 2 * 3  # steps"), "is computed"),
+    "statement": (parameters("import os\n" + PARAMETERS), "is no parameter; write `name: type = literal"),
+    "unannotated": (parameters(PARAMETERS + "\nsteps = 3  # steps"), "is no parameter; write `name: type = literal"),
+    "no comment": (parameters(PARAMETERS + "\nsteps: int = 3"), "parameter steps has no comment"),
+    "foreign type": (parameters(PARAMETERS + "\nroot: Path = 'a'  # folder"), "declares Path"),
+    "wrong type": (parameters(PARAMETERS + "\nsteps: int = 3.0  # steps"), "steps=3.0 is no int"),
+    "no seeds": (parameters(PARAMETERS.replace("seeds: int", "seed: int")), "parameter seeds is missing"),
+    "seeds of text": (
+        parameters(PARAMETERS.replace("seeds: int = 3", "seeds: float = 3.0")),
+        "parameter seeds must be int",
+    ),
     "counts": (lambda b: b.cells[2].update(execution_count=7), "execution counts are [1, 7, 3]"),
     "not run": (lambda b: b.cells[2].update(execution_count=None), "execution counts are [1, None, 3]"),
     "stripped": (lambda b: [c.update(outputs=[]) for c in b.cells[1:]], "there are no outputs"),
@@ -343,9 +321,9 @@ def test_each_fault_is_found(tmp_path, fault):
     ("presets", "sentence"),
     [
         ({"04": {"full": {"sedes": 5}}}, "full sets sedes, which is no parameter"),
-        ({"04": {"full": {"lr": "1e-4"}}}, "full sets lr to '1e-4', not to a float"),
-        ({"04": {"gpu": {"seeds": True}}}, "gpu sets seeds to True, not to a int"),
-        ({"04": {"huge": {}}}, "'huge' is none of gpu, full"),
+        ({"04": {"full": {"lr": "fast"}}}, "lr='fast' is no float"),
+        ({"04": {"gpu": {"seeds": True}}}, "seeds=True is no int"),
+        ({"04": {"huge": {}}}, "'huge' is no preset"),
     ],
 )
 def test_each_fault_of_presets_is_found(tmp_path, presets, sentence):

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from vlws import report
+from vlws import chapters, report, runs
 from vlws.errors import InputError
 
 
@@ -210,6 +210,21 @@ def test_the_headline_counts_a_claim_once_at_its_largest_scale(workspace):
     path.write_text(json.dumps(result))
     counts = re.findall(r'data-verdict="([a-z ]+)"><b>(\d+)</b>', report.build().read_text())
     assert dict(counts) == {"opposed": "1", "undecided": "1", "not at this scale": "1"}
+
+
+def test_a_run_made_with_other_code_is_stale(workspace):
+    def stale() -> dict[str, bool]:
+        report.build()
+        rows = json.loads((workspace / "reports" / "site" / "claims.json").read_text())
+        return {row["preset"]: row["stale"] for row in rows}
+
+    path = workspace / "runs" / "04_cmg" / "20261120T100000-0a1b2c3d" / "run.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"key": runs.key(chapters.chapter("04"), record["params"])}))
+    assert stale() == {"cpu": False, "full": True}
+    notebook = workspace / "notebooks" / "04_cmg.ipynb"
+    notebook.write_text(notebook.read_text().replace("np.ones(3)", "np.ones(4)"))
+    assert stale() == {"cpu": True, "full": True}
 
 
 def test_a_claim_without_a_measure_says_so(workspace):
