@@ -1,0 +1,181 @@
+"""Which engine computes, and KeOps set up so that it is quiet, quick and safe to use from several processes.
+
+Three engines: `keops` (C++ or CUDA generated from the formulas of `vlws_kernels.ops`), `torch` (plain tensor code, for
+machines without a compiler) and `reference` (dense float64, for tests). KeOps is imported on first use only.
+"""
+
+import contextlib
+import functools
+import io
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+ENGINES = ("keops", "torch", "reference")
+
+# KeOps compiles ISO C++11, where GCC does not fuse multiplications and additions unless told to. `-ffast-math` is left
+# out on purpose: linked into a shared library it switches the whole process to flush denormal numbers to zero.
+CXXFLAGS = "-march=native -ffp-contract=fast -fno-math-errno -fno-trapping-math"
+
+_warm: set[tuple] = set()  # the formulas that this process has already run
+
+
+def choose(engine: str | None, *tensors: torch.Tensor) -> str:
+    """The engine to use: the one asked for, or `keops` where it can run on these tensors' device, else `torch`.
+
+    Raises ValueError for an unknown name, and RuntimeError when `keops` is asked for and cannot run.
+    """
+    if engine not in (*ENGINES, None):
+        raise ValueError(f"engine is {engine!r}; it must be one of 'keops', 'torch', 'reference', or None to choose.")
+    if engine in ("torch", "reference"):
+        return engine
+    if tensors and tensors[0].is_cuda:
+        if _keops().config.cuda_config.get_use_cuda():
+            return "keops"
+        missing = "KeOps finds no CUDA toolkit"
+    elif compiler() is not None:
+        return "keops"
+    else:
+        missing = "no C++ compiler is found (g++ on the PATH, or named by CXX)"
+    if engine == "keops":
+        raise RuntimeError(f"engine 'keops' cannot run: {missing}; engine 'torch' can, more slowly.")
+    _warn_once(f"vlws_kernels: {missing}, so the slower 'torch' engine is used.")
+    return "torch"
+
+
+def compiler() -> str | None:
+    """The path of the C++ compiler that KeOps will call, or None."""
+    return shutil.which(os.environ.get("CXX") or "g++") or shutil.which("g++") or shutil.which("clang++")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def cache_folder() -> Path:
+    """Where compiled formulas are kept: `$KEOPS_CACHE_FOLDER`, or `vlws_kernels` in the user's cache folder."""
+    given = os.environ.get("KEOPS_CACHE_FOLDER")
+    if given:
+        return Path(given)
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "vlws_kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a read-only home: compile for this login only
+        folder = Path(tempfile.gettempdir()) / f"vlws_kernels-{os.getuid()}"
+    return folder
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[Path]:
+    """Hold the cache folder alone among processes; a compilation that was killed before leaves nothing behind.
+
+    KeOps takes a file's existence for its completeness. A marker stands while somebody compiles: who gets the lock and
+    finds a marker removes what was written since.
+    """
+    import fcntl
+
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file closes, also when the process dies
+        marker = folder / "compiling"
+        if marker.exists():
+            since = marker.stat().st_mtime
+            for path in folder.rglob("*"):
+                if path.is_file() and path.name not in ("lock", "compiling") and path.stat().st_mtime >= since:
+                    path.unlink()
+        marker.touch()
+        os.utime(marker, (time.time() - 1.0,) * 2)
+        yield folder
+        marker.unlink()
+
+
+@functools.cache
+def _keops():
+    """keopscore, imported once: silent, with our flags, our cache folder and our operations known to its formulas."""
+    import atexit
+
+    os.environ["KEOPS_CACHE_FOLDER"] = str(cache_folder())
+    given = os.environ.get("CXXFLAGS")
+    os.environ["CXXFLAGS"] = CXXFLAGS if given is None else given
+    said = io.StringIO()
+    try:
+        with _locked(), contextlib.redirect_stdout(said):
+            import keopscore
+            import pykeops
+            import pykeops.torch
+            from keopscore.get_keops_dll import get_keops_dll
+            from pykeops.common.keops_io import keops_binder
+    finally:
+        if given is None:
+            del os.environ["CXXFLAGS"]
+    pykeops.set_verbose(True)  # we capture what it says, and show it when something fails
+    # KeOps pickles its tables of formulas at exit, without a lock; rebuilding them takes milliseconds, so we do that.
+    for table in (get_keops_dll, *keops_binder.values()):
+        atexit.unregister(table.save_cache)
+
+    # Link-time optimization of one file gains nothing and doubles the compile time.
+    keopscore.config.config.cpp_flags = keopscore.config.config.cpp_flags.replace(" -flto=auto", "")
+
+    import keopscore.formulas
+
+    from vlws_kernels import ops
+
+    namespace = __import__("sys").modules["keopscore.formulas.GetReduction"]
+    for operation in ops.OPERATIONS:
+        setattr(namespace, operation.string_id, operation)
+        setattr(keopscore.formulas, operation.string_id, operation)
+    return keopscore
+
+
+def operations():
+    """The module `vlws_kernels.ops`; it imports KeOps, so it is reached only this way, after KeOps is set up."""
+    _keops()
+    from vlws_kernels import ops
+
+    return ops
+
+
+def reduce(
+    formula: str,
+    aliases: list[str],
+    *args: torch.Tensor,
+    reduction: str = "Sum",
+    k: int | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """One KeOps reduction over `j`, result indexed by `i`; the first call of a formula compiles it (seconds).
+
+    `formula` and `aliases` are KeOps's own strings. Raises RuntimeError, with the compiler's words, when it cannot be
+    compiled.
+    """
+    _keops()
+    from pykeops.torch import Genred
+
+    backend = "GPU_1D" if args[0].is_cuda else "CPU"
+    run = _genred(Genred, formula, tuple(aliases), reduction, k)
+    key = (formula, tuple(aliases), reduction, k, args[0].dtype, backend, args[0].dim() > 2)
+    if key in _warm:
+        return run(*args, backend=backend, out=out)
+    said = io.StringIO()
+    with _locked():
+        try:
+            with contextlib.redirect_stdout(said):
+                result = run(*args, backend=backend, out=out)
+        except (ImportError, ValueError, OSError) as error:
+            raise RuntimeError(f"KeOps could not compile {formula}: {error}\n{said.getvalue()}") from error
+    _warm.add(key)
+    return result
+
+
+@functools.cache
+def _genred(genred: type, formula: str, aliases: tuple[str, ...], reduction: str, k: int | None):
+    return genred(formula, list(aliases), reduction_op=reduction, axis=1, opt_arg=k, sum_scheme="direct_sum")
