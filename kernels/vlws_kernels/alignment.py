@@ -1,7 +1,7 @@
 """Alignment kernels between batches of ragged sequences: GAK, soft-DTW, DTW, with gradients, and the alignments.
 
-All take `x` "a len_x dim" and `y` "b len_y dim", float32 or float64, true lengths `len_x` "a" and `len_y` "b" (None: all
-full), and return the "a b" matrix in the dtype of `x`. `y=None` compares `x` with itself and computes half the pairs.
+All take `x` "a len_x dim" and `y` "b len_y dim", float32 or float64, true lengths `len_x` "a" and `len_y` "b" (None:
+all full), and return the "a b" matrix in the dtype of `x`. `y=None` compares `x` with itself and computes half of it.
 What stands behind a sequence's true length never changes a value. The local cost d of two elements is the squared
 Euclidean distance, or the modality-aware distance of `triple_distance` where `modality_x`, `modality_y` and `split` are
 given, or a table `distance` "a b len_x len_y" of your own.

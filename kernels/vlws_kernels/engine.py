@@ -36,7 +36,7 @@ def choose(engine: str | None, *tensors: torch.Tensor) -> str:
     if engine in ("torch", "reference"):
         return engine
     if tensors and tensors[0].is_cuda:
-        if _keops().config.cuda_config.get_use_cuda():
+        if _keops().cuda_config.get_use_cuda():
             return "keops"
         missing = "KeOps finds no CUDA toolkit"
     elif compiler() is not None:
@@ -123,7 +123,7 @@ def _keops():
         atexit.unregister(table.save_cache)
 
     # Link-time optimization of one file gains nothing and doubles the compile time.
-    keopscore.config.config.cpp_flags = keopscore.config.config.cpp_flags.replace(" -flto=auto", "")
+    keopscore.config.cpp_flags = keopscore.config.cpp_flags.replace(" -flto=auto", "")
 
     import keopscore.formulas
 

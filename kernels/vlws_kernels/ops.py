@@ -60,19 +60,19 @@ def align_code(
     def fresh(name: str, count: int = 0):
         return [new_c_varname(f"vk_{name}") for _ in range(count)] if count else new_c_varname(f"vk_{name}")
 
-    V, U, I, px, py, lx, ly, ps, i, j, k, w, rows, cols, M, E, corner, result = map(
-        fresh, "V U I x y lx ly p i j k w rows cols M E corner out".split()
-    )
+    V, U, B, M, E, corner = (fresh(name) for name in ("V", "U", "B", "M", "E", "corner"))
+    px, py, lx, ly, ps, result = (fresh(name) for name in ("x", "y", "lx", "ly", "p", "out"))
+    i, j, k, w, rows, cols = (fresh(name) for name in ("i", "j", "k", "w", "rows", "cols"))
 
     # Scalars and vectors of lanes are written alike; only the types, the constants and the bit casts differ.
     if lanes == 1:
-        types = f"typedef {dtype} {V}; typedef {dtype} {U}; typedef {integer} {I};\n"
+        types = f"typedef {dtype} {V}; typedef {dtype} {U}; typedef {integer} {B};\n"
         types += f"union {V}_bits {{ {dtype} real; {integer} bits; }};\n"
     else:
         vector = f"vector_size({lanes * size})"
         types = f"typedef {dtype} {V} __attribute__(({vector}));\n"
         types += f"typedef {dtype} {U} __attribute__(({vector}, aligned({size}), may_alias));\n"
-        types += f"typedef {integer} {I} __attribute__(({vector}));\n"
+        types += f"typedef {integer} {B} __attribute__(({vector}));\n"
 
     def const(value: float) -> str:
         number = repr(float(value)) + ("f" if dtype == "float" else "")
@@ -80,14 +80,14 @@ def align_code(
 
     def whole(value: int) -> str:
         number = f"{int(value)}" + ("" if dtype == "float" else "ll")
-        return number if lanes == 1 else f"({I}{{}} + {number})"
+        return number if lanes == 1 else f"({B}{{}} + {number})"
 
     def bits(name: str, expr: str) -> str:
         """Declare the integer `name` with the bits of a real expression."""
         if lanes > 1:
-            return f"{I} {name} = ({I})({expr});\n"
+            return f"{B} {name} = ({B})({expr});\n"
         cast = fresh("u")
-        return f"union {V}_bits {cast}; {cast}.real = {expr}; {I} {name} = {cast}.bits;\n"
+        return f"union {V}_bits {cast}; {cast}.real = {expr}; {B} {name} = {cast}.bits;\n"
 
     def from_bits(name: str, expr: str) -> str:
         """Declare the real `name` whose bits are an integer expression."""
@@ -105,13 +105,13 @@ def align_code(
     def power_of_two(name: str, biased: str) -> str:
         """Declare `name` = 2^(biased - bias), and 0 where `biased` is not positive."""
         field = fresh("k")
-        return f"{I} {field} = {biased};\n" + from_bits(name, f"{larger(field, whole(0))} << {mantissa_bits}")
+        return f"{B} {field} = {biased};\n" + from_bits(name, f"{larger(field, whole(0))} << {mantissa_bits}")
 
     def load(pointer: str, index: str) -> str:
         return f"*(const {U}*)({pointer} + ({index})*{lanes})"
 
     costs, left, left_e = (fresh(name, strip) for name in ("d", "left", "lefte"))
-    diag, diag_e, up, up_e, scale = map(fresh, "diag diage up upe p".split())
+    diag, diag_e, up, up_e, scale = (fresh(name) for name in ("diag", "diage", "up", "upe", "p"))
 
     def local_costs() -> str:
         """The costs between x_i, ..., x_(i+strip-1) and the lanes' y_j; y_j is loaded once for all of them."""
@@ -138,7 +138,7 @@ def align_code(
         return code + f"{diag} = {left[r]};\n{left[r]} = {best} + {costs[r]};\n{up} = {left[r]};\n"
 
     def linear_cell(r: int) -> str:
-        t, sum_, near, f, g, s = map(fresh, "t r t f g s".split())
+        t, sum_, near, f, g, s = (fresh(name) for name in ("t", "r", "k", "f", "g", "s"))
         # 2^-t = 2^-round(t) 2^f. Adding 1.5 2^23 (2^52) rounds to the nearest integer and leaves it in the low bits.
         magic = real(1.5 * 2.0**mantissa_bits)
         magic_bits = int(magic.view(f"i{size}"))
@@ -151,9 +151,9 @@ def align_code(
             code += power_of_two(s, f"{whole(bias + magic_bits)} - {near}")
             code += f"{g} = {g} / ({const(2)} - {g} * {s});\n"
         # The three neighbours, brought to the largest exponent and added.
-        e, base, total, raw = map(fresh, "e e m b".split())
-        code += f"{I} {e} = {larger(up_e, left_e[r])};\n{e} = {larger(e, diag_e)};\n"
-        code += f"{I} {base} = {e} - {whole(bias)};\n"
+        e, base, total, raw = (fresh(name) for name in ("e", "e", "m", "b"))
+        code += f"{B} {e} = {larger(up_e, left_e[r])};\n{e} = {larger(e, diag_e)};\n"
+        code += f"{B} {base} = {e} - {whole(bias)};\n"
         of_up, of_left, of_diag = fresh("s", 3)
         for name, exponent in ((of_up, up_e), (of_diag, diag_e), (of_left, left_e[r])):
             code += power_of_two(name, f"{exponent} - {base}")
@@ -181,17 +181,17 @@ def align_code(
     # The border: nothing above and to the left but the start, one, before the first cell.
     zero, one = (const(1), const(1)) if linear else (const(1e37 if dtype == "float" else 1e300), const(0))
     no_e, one_e = whole(-(1 << 30) if dtype == "float" else -(1 << 60)), whole(0)
-    code += f"{V} {M}[{m}];\n" + (f"{I} {E}[{m}];\nconst {V} {scale} = {load(ps, '0')};\n" if linear else "")
+    code += f"{V} {M}[{m}];\n" + (f"{B} {E}[{m}];\nconst {V} {scale} = {load(ps, '0')};\n" if linear else "")
     code += f"for (int {j} = 0; {j} < {cols}; {j}++) {{ {M}[{j}] = {zero};"
     code += (f" {E}[{j}] = {no_e};" if linear else "") + " }\n"
     code += f"for (int {i} = 0; {i} < {rows}; {i} += {strip}) {{\n"
     code += f"{V} {', '.join(f'{name} = {zero}' for name in left)}, {corner} = {i} == 0 ? {one} : {zero};\n"
     if linear:
-        code += f"{I} {', '.join(f'{name} = {no_e}' for name in left_e)}, {corner}e = {i} == 0 ? {one_e} : {no_e};\n"
+        code += f"{B} {', '.join(f'{name} = {no_e}' for name in left_e)}, {corner}e = {i} == 0 ? {one_e} : {no_e};\n"
     code += f"for (int {j} = 0; {j} < {cols}; {j}++) {{\n" + local_costs()
     code += f"{V} {up} = {M}[{j}], {diag} = {corner};\n{corner} = {up};\n"
     if linear:
-        code += f"{I} {up_e} = {E}[{j}], {diag_e} = {corner}e;\n{corner}e = {up_e};\n"
+        code += f"{B} {up_e} = {E}[{j}], {diag_e} = {corner}e;\n{corner}e = {up_e};\n"
     for r in range(strip):
         code += f"{{\n{linear_cell(r) if linear else hard_cell(r)}}}\n"
         if r < strip - 1:  # the last row of x is kept, though it may be within a strip
