@@ -3,9 +3,10 @@
 import os
 import queue
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def local(run: Callable[..., Result], jobs: Sequence[Job], slots: int) -> Iterat
 
 
 def parsl(run: Callable[..., Result], jobs: Sequence[Job], config: Path) -> Iterator[Result]:
-    """Run jobs through Parsl and yield what each gave, in the order given.
+    """Run jobs through Parsl and yield what each gave, as they end.
 
     `config`: a Python file that defines `config`, a `parsl.Config` (its providers reach Slurm, PBS, Kubernetes and the
     machine itself); the nodes must see this workspace under the same path. Raises InputError where Parsl is not
@@ -73,10 +74,11 @@ def parsl(run: Callable[..., Result], jobs: Sequence[Job], config: Path) -> Iter
     exec(compile(config.read_text(encoding="utf-8"), str(config), "exec"), scope)
     if not isinstance(scope.get("config"), library.Config):
         raise InputError(f"{config} does not define `config` as a parsl.Config.")
+    # Parsl finds its own programs by PATH, which names the environment's only where that is active
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with library.load(scope["config"]):
         app = library.python_app(run)
-        futures = [app(job) for job in jobs]
-        for future in futures:
+        for future in as_completed([app(job) for job in jobs]):
             yield future.result()
 
 

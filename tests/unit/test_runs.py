@@ -403,6 +403,32 @@ def test_a_limit_on_file_size_is_one_sentence_and_no_result(workspace):
     assert record["status"] == "failed"
 
 
+# --- on a cluster ---
+
+PARSL = """
+from parsl import Config
+from parsl.executors import HighThroughputExecutor
+from parsl.providers import LocalProvider
+
+config = Config(
+    executors=[HighThroughputExecutor(label="here", max_workers_per_node=2, provider=LocalProvider(max_blocks=1))],
+    run_dir={folder!r},
+)
+"""
+
+
+def test_parsl_runs_the_same_jobs_to_the_same_records(workspace):
+    pytest.importorskip("parsl", reason="Parsl is not installed (extra `cluster`)")
+    write_notebook(workspace, "01_good", *HONEST)
+    write_notebook(workspace, "02_raises", "1 / 0")
+    config = workspace / "config.py"
+    config.write_text(PARSL.format(folder=str(workspace / "parsl")))
+    records = {r["slug"]: r for r in runs.run(runs.plan(), parsl=config)}
+    assert {slug: r["status"] for slug, r in records.items()} == {"01_good": "ok", "02_raises": "failed"}
+    assert runs.measures(records["01_good"])[0]["value"] == 1e-3
+    assert records["01_good"]["pid"] != os.getpid()
+
+
 # --- what is asked for ---
 
 
