@@ -193,10 +193,7 @@ def _without_noise(notebook: NotebookNode) -> tuple[str, NotebookNode]:
     """
     quiet = nbformat.from_dict(json.loads(json.dumps(notebook)))
     quiet.metadata.pop("widgets", None)
-    banners = ("papermill-error-cell-tag",)
-    quiet.cells = [
-        c for c in quiet.cells if not set(banners) & set(c.metadata.get("tags", [])) or c.cell_type == "code"
-    ]
+    quiet.cells = [c for c in quiet.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
     title, section = "", ""
     for cell in quiet.cells:
         if cell.cell_type == "markdown":
@@ -207,6 +204,7 @@ def _without_noise(notebook: NotebookNode) -> tuple[str, NotebookNode]:
         elif cell.cell_type == "code":
             cell.metadata["vlws_alt"] = f"Figure: {section or title}"
             cell.outputs = [kept for output in cell.outputs if (kept := _quiet_output(output))]
+    quiet.cells = [cell for cell in quiet.cells if cell.source.strip()]
     return _inline(title), quiet
 
 
@@ -573,5 +571,10 @@ def _swap(made: Path, site: Path) -> None:
     old = site.with_name(f".{site.name}-old-{os.getpid()}")
     if site.exists():
         os.replace(site, old)
-    os.replace(made, site)
+    try:
+        os.replace(made, site)
+    except BaseException:
+        if old.exists():
+            os.replace(old, site)
+        raise
     shutil.rmtree(old, ignore_errors=True)

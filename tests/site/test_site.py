@@ -157,7 +157,7 @@ def test_a_failed_chapter_leads_to_the_cell_that_raised(opened, site):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, 800, 1280])
 def test_no_page_is_wider_than_the_window(opened, site, width, scheme):
     page = opened(site, width, scheme)
     for path in sorted(site.glob("*.html")):
