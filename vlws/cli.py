@@ -143,15 +143,14 @@ def _run(planned: Sequence[dict], jobs: int, force: bool, parsl: Path | None, as
     done.sort(key=lambda record: order[record["key"]])
     rows = [
         [
-            r["slug"],
-            " ".join(f"{k}={r['params'][k]}" for k in r["overrides"]) or r["preset"],
+            runs.label(r),
             r["status"] + (" (before)" if r.get("skipped") else ""),
             f"{r['wall_s']:.0f} s",
             ", ".join(f"{n} {word}" for word, n in r["verdicts"].items()) or "–",
         ]
         for r in done
     ]
-    _answer(as_json, done, _aligned(["chapter", "with", "status", "time", "claims"], rows))
+    _answer(as_json, done, _aligned(["chapter", "status", "time", "claims"], rows))
     if any(record["status"] != "ok" for record in done):
         raise typer.Exit(1)
 
@@ -261,15 +260,14 @@ def runs_command(
     lines = [
         [
             r["run_id"],
-            r["slug"],
-            r["preset"],
+            runs.label(r),
             r["status"],
             "–" if r["wall_s"] is None else f"{r['wall_s']:.0f} s",
-            " ".join(f"{k}={r['params'].get(k)}" for k in r["overrides"]),
+            (r["first_error"] or {}).get("evalue", "")[:80],
         ]
         for r in newest
     ]
-    _answer(as_json, newest, _aligned(["run", "chapter", "preset", "status", "time", "with"], lines))
+    _answer(as_json, newest, _aligned(["run", "chapter", "status", "time", "error"], lines))
 
 
 @data_app.command("info")

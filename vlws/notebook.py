@@ -28,8 +28,8 @@ def main() -> int:
     with open(out / "stdout.log", "w", encoding="utf-8") as log:
         try:
             notebook = papermill.execute_notebook(
-                job["notebook"],
-                str(out / "notebook.ipynb"),
+                _literal(job["notebook"]),
+                _literal(str(out / "notebook.ipynb")),
                 parameters=job["params"],
                 cwd=str(Path(job["notebook"]).parent),
                 progress_bar={"file": sys.stdout, "bar_format": "{n_fmt}/{total_fmt}", "mininterval": 0, "miniters": 1},
@@ -49,6 +49,11 @@ def main() -> int:
         print(f"SystemExit: {len(waiting)} cells were not run", file=sys.stderr)
         return FAILED
     return 0
+
+
+def _literal(path: str) -> str:
+    """A path that papermill, which formats paths with the parameters, leaves as it is."""
+    return path.replace("{", "{{").replace("}", "}}")
 
 
 def _end_with_parent() -> None:

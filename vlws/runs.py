@@ -156,11 +156,6 @@ def settle() -> None:
                 return  # a disk that takes no writes: the readers of `records` still see it
 
 
-def finished(key: str) -> dict[str, Any] | None:
-    """The newest run of a key that ended well."""
-    return next((r for r in records() if r.get("key") == key and r["status"] == "ok"), None)
-
-
 def is_stale(record: Mapping[str, Any]) -> bool:
     """Whether what a run was made of has changed since: its key is no longer the one it would get today."""
     try:
@@ -209,21 +204,29 @@ def run(
     """
     say = say or (lambda line: None)
     settle()
+    finished = {record["key"]: record for record in reversed(records()) if record["status"] == "ok" and not force}
     waiting = []
     for job in jobs:
-        done = None if force else finished(job["key"])
-        if done:
-            say(f"{job['slug']}: nothing has changed since {shown(Path(done['folder']))} (--force runs it again)")
+        if done := finished.get(job["key"]):
+            say(f"{label(job)}: nothing has changed since {shown(Path(done['folder']))} (--force runs it again)")
             yield done | {"skipped": True}
         else:
             waiting.append(job)
     if not waiting:
         return
     results = executors.parsl(execute, waiting, parsl) if parsl else executors.local(_with_bar, waiting, slots)
-    for record in results:
+    for number, record in enumerate(results, start=1):
+        count = f"[{number}/{len(waiting)}] " if len(waiting) > 1 else ""
         why = f" ({record['first_error']['ename']}: {record['first_error']['evalue']})" if record["first_error"] else ""
-        say(f"{record['slug']}: {record['status']}{why} in {record['wall_s']:.0f} s, {shown(Path(record['folder']))}")
+        where = shown(Path(record["folder"]))
+        say(f"{count}{label(record)}: {record['status']}{why} in {record['wall_s']:.0f} s, {where}")
         yield record
+
+
+def label(job: Mapping[str, Any]) -> str:
+    """A job or a run in a few words: "04_cmg", "04_cmg full lr=0.1"."""
+    preset = [] if job["preset"] == "cpu" else [job["preset"]]
+    return " ".join([job["slug"], *preset, *(f"{name}={job['params'][name]}" for name in job["overrides"])])
 
 
 def shown(folder: Path) -> str:
@@ -235,9 +238,9 @@ def _with_bar(job: executors.Job, slot: int, stop: Event) -> dict[str, Any]:
     from tqdm import tqdm
 
     bar_format = "{desc}: {bar} {n_fmt}/{total_fmt} cells, {elapsed}"
-    with tqdm(desc=job["slug"], total=1, position=slot, leave=False, disable=None, bar_format=bar_format) as bar:
+    with tqdm(desc=label(job), total=1, position=slot, leave=False, disable=None, bar_format=bar_format) as bar:
         if bar.disable:
-            tqdm.write(f"{job['slug']}: started", file=sys.stderr)
+            tqdm.write(f"{label(job)}: started", file=sys.stderr)
 
         def progress(n: int, total: int) -> None:
             bar.total, bar.n = total, n
@@ -530,6 +533,7 @@ def query(sql: str) -> tuple[list[str], list[tuple]]:
     settle()
     connection = duckdb.connect()
     base = paths.runs()
+    quoted = str(base).replace("'", "''")
     text, number, flag = "VARCHAR", "DOUBLE", "BIGINT"
     columns = {
         "runs": dict.fromkeys(("run_id", "chapter", "slug", "title", "preset", "status"), text)
@@ -543,12 +547,12 @@ def query(sql: str) -> tuple[list[str], list[tuple]]:
     }
     run_id = "parse_path(filename)[-2] AS run_id"
     for table, types in columns.items():
-        files = base / "*" / "*" / ("run.json" if table == "runs" else "measures.json")
+        file = "run.json" if table == "runs" else "measures.json"
         listed = ", ".join(f"'{name}': '{kind}'" for name, kind in types.items())
-        if any(base.glob(f"*/*/{files.name}")):
+        if any(base.glob(f"*/*/{file}")):
             extra = "" if table == "runs" else f", {run_id}"
             names = ", ".join(f'"{name}"' for name in types)
-            source = f"read_json('{files}', columns={{{listed}}}, filename=true)"
+            source = f"read_json('{quoted}/*/*/{file}', columns={{{listed}}}, filename=true)"
             connection.execute(f"CREATE VIEW {table} AS SELECT {names}{extra} FROM {source}")
         else:
             more = "" if table == "runs" else ", run_id VARCHAR"
@@ -556,7 +560,7 @@ def query(sql: str) -> tuple[list[str], list[tuple]]:
             connection.execute(f"CREATE TABLE {table} ({fields}{more})")
     if any(path.stat().st_size for path in base.glob("*/*/metrics.jsonl")):
         options = "format='newline_delimited', union_by_name=true, ignore_errors=true, filename=true"
-        source = f"read_json('{base}/*/*/metrics.jsonl', {options})"
+        source = f"read_json('{quoted}/*/*/metrics.jsonl', {options})"
         connection.execute(f"CREATE VIEW metrics AS SELECT * EXCLUDE (filename), {run_id} FROM {source}")
     else:
         connection.execute("CREATE TABLE metrics (run_id VARCHAR)")
