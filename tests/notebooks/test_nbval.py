@@ -4,7 +4,6 @@ Two layers over the registry: nbval runs each notebook at its own literals with 
 its outputs; the runner then runs each with one parameter changed and must show that the change reached the kernel.
 """
 
-import ast
 import json
 import os
 import re
@@ -15,7 +14,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from vlws import paths
+from vlws import chapters, paths
+from vlws.errors import InputError
 
 HERE = Path(__file__).parent
 REGISTRY = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
@@ -57,36 +57,46 @@ def test_what_stands_in_the_notebook_is_what_it_prints(path, cache):
 @pytest.mark.slow
 @CHAPTERS
 def test_a_changed_parameter_reaches_the_notebook(path, cache, tmp_path):
-    changed = cheaper(path)
-    if not changed:
-        pytest.skip("this notebook has no parameter but its preset")
-    name, value = changed
-    command = [str(Path(sys.executable).with_name("vlws")), "run", path.stem[:2], "-p", f"{name}={value}"]
-    places = {"VLWS_CACHE": str(cache), "VLWS_RUNS": str(tmp_path)}
-    result = subprocess.run(command, env=os.environ | places, capture_output=True, text=True, check=False)
+    change = cheaper(chapters.chapter(path.stem))
+    if change is None:
+        pytest.skip("this notebook has no number among its parameters")
+    check_changed_run(path.stem, *change, VLWS_CACHE=str(cache), VLWS_RUNS=str(tmp_path))
+
+
+def test_a_changed_parameter_reaches_a_small_notebook(workspace, tmp_path):
+    places = {"VLWS_ROOT": str(workspace), "VLWS_CACHE": str(tmp_path / "cache"), "VLWS_RUNS": str(tmp_path / "runs")}
+    check_changed_run("04_cmg", *cheaper(chapters.chapter("04")), **places)
+
+
+def check_changed_run(slug: str, name: str, value: int | float, **env: str) -> None:
+    """Run a chapter with one parameter changed by the real command; record and notebook must show the change."""
+    command = [str(Path(sys.executable).with_name("vlws")), "run", slug, "-p", f"{name}={value}"]
+    result = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-6000:]
-    (record,) = [json.loads(file.read_text()) for file in tmp_path.glob("*/*/run.json")]
-    assert record["status"] == "ok"
-    assert record["overrides"] == [name]
-    assert record["params"][name] == value
-    (folder,) = [file.parent for file in tmp_path.glob("*/*/run.json")]
-    ran = nbformat.read(folder / "notebook.ipynb", 4)
+    (file,) = Path(env["VLWS_RUNS"]).glob("*/*/run.json")
+    record = json.loads(file.read_text())
+    assert (record["status"], record["overrides"], record["params"][name]) == ("ok", [name], value)
+    ran = nbformat.read(file.parent / "notebook.ipynb", 4)
     (injected,) = [c.source for c in ran.cells if "injected-parameters" in c.metadata.get("tags", [])]
     assert re.search(rf"^{name} *= *{re.escape(repr(value))}$", injected, flags=re.M)
-    measured = json.loads((folder / "measures.json").read_text())
+    measured = json.loads((file.parent / "measures.json").read_text())
     assert name != "seeds" or all(measure["n_seeds"] == value for measure in measured)
-    assert (folder / "notebook.html").is_file()
+    assert (file.parent / "notebook.html").is_file()
 
 
-def cheaper(path: Path) -> tuple[str, int | float] | None:
-    """One parameter and a value that costs no more than its own: one seed, or half of the first number."""
-    cells = nbformat.read(path, 4).cells
-    (source,) = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    values = {s.target.id: ast.literal_eval(s.value) for s in ast.parse(source).body if isinstance(s, ast.AnnAssign)}
-    if "seeds" in values:
+def cheaper(chapter: chapters.Chapter) -> tuple[str, int | float] | None:
+    """One parameter and a value that costs no more than its own: one seed, or half of the first number it accepts."""
+    if "seeds" in chapter.parameters:
         return "seeds", 1
-    numbers = [(name, value) for name, value in values.items() if type(value) in (int, float) and value]
-    return next(((name, type(value)(value / 2) or 1) for name, value in numbers), None)
+    for parameter in chapter.parameters.values():
+        if parameter.type not in ("int", "float") or not parameter.default:
+            continue
+        half = parameter.default // 2 if parameter.type == "int" else parameter.default / 2
+        try:
+            return parameter.name, parameter.read(half)
+        except InputError:
+            continue
+    return None
 
 
 # --- the comparison itself, on small notebooks ------------------------------------------------------------------------

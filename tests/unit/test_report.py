@@ -223,7 +223,7 @@ def test_a_run_made_with_other_code_is_stale(workspace):
     path.write_text(json.dumps(record | {"key": runs.key(chapters.chapter("04"), record["params"])}))
     assert stale() == {"cpu": False, "full": True}
     notebook = workspace / "notebooks" / "04_cmg.ipynb"
-    notebook.write_text(notebook.read_text().replace("np.ones(3)", "np.ones(4)"))
+    notebook.write_text(notebook.read_text().replace("np.ones(seeds)", "np.ones(1 + seeds)"))
     assert stale() == {"cpu": True, "full": True}
 
 
