@@ -18,6 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from vlws import claims, paths
 from vlws.chapters import PRESETS, Parameter, read_parameters
 from vlws.errors import InputError
+from vlws.report import PROGRESS
 
 REGISTRY = sorted(paths.notebooks().glob("*.ipynb"))
 EVERYWHERE = {"preset": "str", "seeds": "int", "backbone": "str", "data": "str", "device": "str"}
@@ -135,9 +136,12 @@ def _outputs(code: list[dict]) -> list[str]:
     elif not any(compared(cell) for cell in code):
         problems.append("nothing is compared: print a few stable figures (shapes, arms, claim ids)")
     for cell in code:
+        where = f"In [{cell['execution_count']}]"
         for output in cell["outputs"]:
             if output["output_type"] == "error":
-                problems.append(f"In [{cell['execution_count']}] ends in {output['ename']}")
+                problems.append(f"{where} ends in {output['ename']}")
+            if compared(cell) and output.get("name") == "stdout" and PROGRESS.search("".join(output["text"])):
+                problems.append(f"{where} prints a progress bar or a pace; these go to stderr")
     return problems
 
 
@@ -281,6 +285,7 @@ BROKEN = {
         lambda b: b.cells[2].outputs.append(new_output("error", ename="E", evalue="", traceback=[])),
         "ends in E",
     ),
+    "progress": (output("100%|#####| 3/3 [00:01<00:00, 2.1it/s]\n"), "In [2] prints a progress bar"),
     "path in code": (
         lambda b: b.cells[2].update(source='open("/home/me/x")'),
         "cell 2 holds a machine's path: /home/m",

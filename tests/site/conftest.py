@@ -15,7 +15,7 @@ QUIET = (  # no sandbox (root in a container has none), and none of the requests
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's event loop runs in this thread as long: not under other folders' tests
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)

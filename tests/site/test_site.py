@@ -133,7 +133,7 @@ def test_a_claim_leads_to_the_cell_that_measured_it(opened, site):
     page.locator("#claims-table").get_by_role("link", name="04.C3").first.click()
     page.wait_for_url("**/04_cmg.html#04.C3")
     page.wait_for_function(
-        "(t => t > -5 && t < innerHeight)(document.getElementById('04.C3').getBoundingClientRect().top + 64)"
+        "(t => t > 40 && t < innerHeight)(document.getElementById('04.C3').getBoundingClientRect().top)"
     )
 
 
