@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ ENGINES = ("keops", "torch", "reference")
 # out on purpose: linked into a shared library it switches the whole process to flush denormal numbers to zero.
 CXXFLAGS = "-march=native -ffp-contract=fast -fno-math-errno -fno-trapping-math"
 
-_warm: set[tuple] = set()  # the formulas that this process has already run
+_ready: dict[tuple, Callable] = {}  # the formulas that this process has compiled or loaded
 
 
 def choose(engine: str | None, *tensors: torch.Tensor) -> str:
@@ -157,25 +157,54 @@ def reduce(
     `formula` and `aliases` are KeOps's own strings. Raises RuntimeError, with the compiler's words, when it cannot be
     compiled.
     """
-    _keops()
-    from pykeops.torch import Genred
-
-    backend = "GPU_1D" if args[0].is_cuda else "CPU"
-    run = _genred(Genred, formula, tuple(aliases), reduction, k)
-    key = (formula, tuple(aliases), reduction, k, args[0].dtype, backend, args[0].dim() > 2)
-    if key in _warm:
-        return run(*args, backend=backend, out=out)
+    args = tuple(arg.contiguous() for arg in args)
+    batched = max(arg.dim() for arg in args) > 2
+    dtype, device = str(args[0].dtype).removeprefix("torch."), args[0].device
+    key = (formula, tuple(aliases), reduction, k, dtype, device, batched)
+    if key in _ready:
+        return _ready[key](args, out)
     said = io.StringIO()
+    _keops()
     with _locked():
         try:
             with contextlib.redirect_stdout(said):
-                result = run(*args, backend=backend, out=out)
+                _ready[key] = _bind(*key)
         except (ImportError, ValueError, OSError) as error:
             raise RuntimeError(f"KeOps could not compile {formula}: {error}\n{said.getvalue()}") from error
-    _warm.add(key)
-    return result
+    return _ready[key](args, out)
 
 
-@functools.cache
-def _genred(genred: type, formula: str, aliases: tuple[str, ...], reduction: str, k: int | None):
-    return genred(formula, list(aliases), reduction_op=reduction, axis=1, opt_arg=k, sum_scheme="direct_sum")
+def _bind(
+    formula: str,
+    aliases: tuple[str, ...],
+    reduction: str,
+    k: int | None,
+    dtype: str,
+    device: torch.device,
+    batched: bool,
+) -> Callable[[tuple[torch.Tensor, ...], torch.Tensor | None], torch.Tensor]:
+    """Compile a formula if need be, and return the call of its binary: what `Genred.__call__` does anew each time.
+
+    Its ten layers cost more than a small alignment matrix does; gradients are ours.
+    """
+    from pykeops.common.keops_io import keops_binder
+    from pykeops.common.operations import postprocess
+    from pykeops.common.parse_type import get_sizes
+    from pykeops.torch import Genred
+
+    cuda = device.type == "cuda"
+    plan = Genred(formula, list(aliases), reduction_op=reduction, axis=1, opt_arg=k, sum_scheme="direct_sum")
+    flags = {**plan.optional_flags, "multVar_highdim": 0}
+    index = (device.index or 0) if cuda else -1
+    where = (int(cuda), 0, int(cuda), batched, index)
+    binder = keops_binder["nvrtc" if cuda else "cpp"](
+        *where, plan.formula, plan.aliases, plan.nargs, dtype, "torch", flags
+    ).import_module()
+
+    def call(args: tuple[torch.Tensor, ...], out: torch.Tensor | None) -> torch.Tensor:
+        nx, ny = get_sizes(plan.aliases, *args)
+        batch = max(arg.dim() for arg in args) - 2
+        out = binder.genred_pytorch(device, None, nx, ny, batch, out, *args)
+        return postprocess(out, "torch", reduction, nx, k, dtype)
+
+    return call

@@ -19,6 +19,7 @@ fresh. And KeOps caches compiled formulas by their text, not by the code behind 
 one of the formula's parameters (`formula`).
 """
 
+import functools
 import hashlib
 
 import numpy as np
@@ -31,6 +32,7 @@ STRIP = 4
 VECTOR_BYTES = 64  # one AVX-512 register; GCC and Clang split it where registers are narrower
 
 
+@functools.cache
 def exp2_polynomial(degree: int) -> list[float]:
     """Coefficients, lowest first, of the Chebyshev interpolant of 2^f on [-1/2, 1/2]."""
     interpolant = np.polynomial.Chebyshev.interpolate(np.exp2, degree, domain=[-0.5, 0.5])
@@ -238,6 +240,7 @@ class Align(Operation):
         return align_code(out.dtype, *self.spec, out.id, tuple(arg.id for arg in args))
 
 
+@functools.cache
 def align_formula(rule: str, cost: str, paired: bool, n: int, m: int, dim: int, lanes: int) -> str:
     """The KeOps formula of an `Align`, its generated code's hash among its parameters."""
     spec = (rule, cost, paired, n, m, dim, lanes)

@@ -1,0 +1,315 @@
+"""Reductions over all pairs of points that never hold the n x m matrix: nearest neighbours, late interaction,
+contrastive loss, clustering, discrepancy.
+
+Points are "n dim", float32 or float64. Two engines do the work in pieces: `keops` one pair at a time in registers, and
+`torch` a tile of the matrix at a time through BLAS, which a general formula cannot beat where `dim` is large. With
+`engine=None` the quicker is taken: KeOps on a GPU and, where a compiler is present, for few dimensions.
+`reference` is dense float64. All but `kmeans` are differentiable; the gradient recomputes tile by tile.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from vlws_kernels import engine as engines
+
+TILE = 2**21  # numbers of the matrix held at once
+SPARE = 4  # candidates beyond k that are compared exactly, since |x|^2 + |y|^2 - 2xy cancels
+
+
+def knn(x: Tensor, y: Tensor, k: int, *, engine: str | None = None) -> tuple[Tensor, Tensor]:
+    """The `k` nearest `y` "m dim" of each `x` "n dim": Euclidean distances "n k", ascending, and indices "n k" (int64).
+
+    Distances are those of the differences, exact for near points; they are differentiable in x and y.
+    """
+    _check_points(x=x, y=y)
+    if not 1 <= k <= len(y):
+        raise ValueError(f"k is {k}; it must lie between 1 and the {len(y)} points of y.")
+    engine = _choose(engine, x)
+    with torch.no_grad():
+        shift = y.mean(0)
+        wide = min(len(y), k + SPARE)
+        near = {"keops": _nearest_keops, "torch": _nearest_torch, "reference": _nearest_reference}[engine]
+        candidates = near(x - shift, y - shift, wide)
+        exact = _distances(x, y, candidates)
+        order = exact.sort(dim=1, stable=True).indices[:, :k]
+        indices = candidates.gather(1, order)
+    return _distances(x, y, indices), indices
+
+
+def nearest_code(x: Tensor, codes: Tensor, *, engine: str | None = None) -> tuple[Tensor, Tensor]:
+    """The nearest of `codes` "m dim" to each `x` "n dim": Euclidean distance "n" and index "n" (int64)."""
+    distances, indices = knn(x, codes, 1, engine=engine)
+    return distances[:, 0], indices[:, 0]
+
+
+def kmeans(
+    x: Tensor, k: int, *, iterations: int = 100, tolerance: float = 1e-4, seed: int = 0, engine: str | None = None
+) -> tuple[Tensor, Tensor, float]:
+    """Lloyd's k-means from a k-means++ start (Arthur and Vassilvitskii 2007): centres "k dim", labels "n", inertia.
+
+    Stops after `iterations` or when the centres move by less than `tolerance` times the data's standard deviation. A
+    cluster that empties takes the point farthest from its centre. The same seed gives the same result.
+    """
+    _check_points(x=x)
+    if not 1 <= k <= len(x):
+        raise ValueError(f"k is {k}; it must lie between 1 and the {len(x)} points of x.")
+    x = x.detach()
+    generator = torch.Generator().manual_seed(seed)
+    centres = x[torch.randint(len(x), (1,), generator=generator).to(x.device)]
+    closest = (x - centres).square().sum(1)
+    while len(centres) < k:
+        weights = closest.double().cpu()
+        weights = weights if float(weights.sum()) > 0 else torch.ones_like(weights)  # fewer distinct points than k
+        new = x[torch.multinomial(weights, 1, generator=generator).to(x.device)]
+        centres = torch.cat([centres, new])
+        closest = torch.minimum(closest, (x - new).square().sum(1))
+    spread = float(x.std(0, unbiased=False).norm())
+    for _ in range(iterations):
+        distances, labels = nearest_code(x, centres, engine=engine)
+        sums = torch.zeros_like(centres).index_add_(0, labels, x)
+        counts = torch.bincount(labels, minlength=k)
+        new = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], centres)
+        empty = (counts == 0).nonzero()[:, 0]
+        if len(empty):
+            new[empty] = x[distances.topk(len(empty)).indices]
+        moved = float((new - centres).norm())
+        centres = new
+        if moved <= tolerance * spread and not len(empty):
+            break
+    distances, labels = nearest_code(x, centres, engine=engine)
+    return centres, labels, float(distances.double().square().sum())
+
+
+def max_sim(
+    x: Tensor,
+    y: Tensor,
+    len_x: Tensor | None = None,
+    len_y: Tensor | None = None,
+    *,
+    engine: str | None = None,
+) -> Tensor:
+    """Late interaction "a b" of token embeddings `x` "a n dim" and `y` "b m dim": sum over x of the best dot product.
+
+    O. Khattab and M. Zaharia, ColBERT, SIGIR 2020, equation 3. Tokens behind the true lengths are left out.
+    """
+    from vlws_kernels.alignment import _lengths, _silence
+
+    for name, tensor in (("x", x), ("y", y)):
+        if tensor.dim() != 3 or 0 in tensor.shape or tensor.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"{name} is {tuple(tensor.shape)} {tensor.dtype}; it must be (items, tokens, dim) of floats."
+            )
+    if x.shape[-1] != y.shape[-1] or x.dtype != y.dtype:
+        raise ValueError(f"x is {tuple(x.shape)} {x.dtype} and y is {tuple(y.shape)} {y.dtype}; dim and dtype differ.")
+    len_x, len_y = _lengths(x, len_x, "len_x"), _lengths(y, len_y, "len_y")
+    x, y = _silence(x, len_x, "x"), _silence(y, len_y, "y")
+    inside_x = torch.arange(x.shape[1], device=x.device) < len_x[:, None]
+    outside_y = torch.arange(y.shape[1], device=y.device) >= len_y[:, None]
+    full = not bool(outside_y.any())
+    n, m = x.shape[1], y.shape[1]
+    engine = _choose(engine, x)
+
+    def dense(x: Tensor, y: Tensor, inside_x: Tensor) -> Tensor:
+        dots = torch.mm(x.flatten(0, 1), y.flatten(0, 1).T).view(len(x), n, len(y), m)
+        dots = dots if full else dots.masked_fill(outside_y, -torch.inf)
+        return (dots.amax(-1) * inside_x[..., None]).sum(1)
+
+    def tiled(x: Tensor, y: Tensor) -> Tensor:
+        step = max(1, TILE // (n * len(y) * m))
+        return torch.cat([_piece(dense, part, y, keep) for part, keep in _rows(step, x, inside_x)])
+
+    def keops(x: Tensor, y: Tensor) -> Tensor:
+        dim = x.shape[-1]
+        cut = torch.where(outside_y, torch.finfo(x.dtype).min, 0.0).to(x.dtype)[..., None]
+        aliases = [f"x=Vi({dim})", f"y=Vj({dim})", "cut=Vj(1)"]
+        best = engines.reduce("(x|y)+cut", aliases, x.reshape(1, -1, dim), y, cut, reduction="Max")
+        return (best.view(len(y), len(x), n) * inside_x).sum(-1).T
+
+    if engine == "reference":
+        return dense(x.double(), y.double(), inside_x).to(x.dtype)
+    return tiled(x, y) if engine == "torch" else _Recomputed.apply(keops, tiled, x, y)
+
+
+def info_nce(x: Tensor, y: Tensor, temperature: float | Tensor = 0.07, *, engine: str | None = None) -> Tensor:
+    """Symmetric contrastive loss (scalar) of matching rows `x` "n dim" and `y` "n dim".
+
+    The mean over both directions of -log softmax(x y^T / temperature) on the diagonal (van den Oord et al. 2018; CLIP,
+    Radford et al. 2021, figure 3). Rows are used as given: normalise them first for cosine similarity.
+    Differentiable in x, y and, if it is a tensor, the temperature.
+    """
+    _check_points(x=x, y=y)
+    if len(x) != len(y):
+        raise ValueError(f"x has {len(x)} rows and y has {len(y)}; row i of one must match row i of the other.")
+    temperature = torch.as_tensor(temperature, dtype=x.dtype, device=x.device)
+    if temperature.dim() or not float(temperature.detach()) > 0:
+        raise ValueError(f"temperature is {temperature}; it must be one number > 0.")
+    engine = _choose(engine, x)
+
+    def lines(x: Tensor, y: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        logits = (x * rate) @ y.T
+        return logits.logsumexp(1), logits.logsumexp(0)
+
+    def loss(rows: Tensor, columns: Tensor, x: Tensor, y: Tensor, rate: Tensor) -> Tensor:
+        return 0.5 * (rows.mean() + columns.mean()) - (x * y).sum(1).mean() * rate
+
+    def tiled(x: Tensor, y: Tensor, rate: Tensor) -> Tensor:
+        step = max(1, TILE // len(y))
+        parts = [_piece(lines, part, y, rate) for (part,) in _rows(step, x)]
+        columns = torch.stack([column for _, column in parts]).logsumexp(0)
+        return loss(torch.cat([row for row, _ in parts]), columns, x, y, rate)
+
+    def keops(x: Tensor, y: Tensor, rate: Tensor) -> Tensor:
+        dim = x.shape[1]
+        aliases = [f"x=Vi({dim})", f"y=Vj({dim})"]
+        x_scaled, y_scaled = x * rate, y * rate
+        rows, columns = (
+            engines.reduce("(x|y)", aliases, one, other, reduction="LogSumExp")[:, 0]
+            for one, other in ((x_scaled, y), (y_scaled, x))
+        )
+        return loss(rows, columns, x, y, rate)
+
+    if engine == "reference":
+        x64, y64, rate = x.double(), y.double(), 1 / temperature.double()
+        return loss(*lines(x64, y64, rate), x64, y64, rate).to(x.dtype)
+    rate = 1 / temperature
+    return tiled(x, y, rate) if engine == "torch" else _Recomputed.apply(keops, tiled, x, y, rate)
+
+
+def mmd(
+    x: Tensor, y: Tensor, sigma: float | Sequence[float] = 1.0, *, unbiased: bool = True, engine: str | None = None
+) -> Tensor:
+    """Squared maximum mean discrepancy (scalar) of samples `x` "n dim" and `y` "m dim" under a Gaussian kernel.
+
+    k(u, v) = exp(-|u-v|^2 / (2 sigma^2)), averaged over the widths if `sigma` holds several. `unbiased` leaves out
+    the pairs of a point with itself (Gretton et al. 2012, equation 3, may be negative); else equation 5.
+    """
+    _check_points(x=x, y=y)
+    widths = [float(s) for s in (sigma if isinstance(sigma, Sequence) else [sigma])]
+    if not widths or not all(0 < s < float("inf") for s in widths):
+        raise ValueError(f"sigma is {sigma}; it must be a number > 0, or several.")
+    if unbiased and min(len(x), len(y)) < 2:
+        raise ValueError(f"the unbiased estimate needs 2 points on each side; x has {len(x)} and y has {len(y)}.")
+    rates = [0.5 / s**2 for s in widths]
+    engine = _choose(engine, x)
+
+    def dense(x: Tensor, y: Tensor) -> Tensor:
+        d = _squared(x, y)
+        return sum(torch.exp(-rate * d).sum(1, dtype=torch.float64) for rate in rates)
+
+    def tiled(x: Tensor, y: Tensor) -> Tensor:
+        step = max(1, TILE // len(y))
+        return torch.cat([_piece(dense, part, y) for (part,) in _rows(step, x)]).sum() / len(rates)
+
+    def keops(x: Tensor, y: Tensor) -> Tensor:
+        dim = x.shape[1]
+        rate = torch.tensor(rates, dtype=x.dtype, device=x.device)
+        formula = "Sum(Exp(-(rates*SqDist(x,y))))"
+        aliases = [f"x=Vi({dim})", f"y=Vj({dim})", f"rates=Pm({len(rates)})"]
+        return engines.reduce(formula, aliases, x, y, rate).sum(dtype=torch.float64) / len(rates)
+
+    def total(x: Tensor, y: Tensor) -> Tensor:
+        if engine == "reference":
+            return dense(x.double(), y.double()).sum() / len(rates)
+        return tiled(x, y) if engine == "torch" else _Recomputed.apply(keops, tiled, x, y)
+
+    shift = torch.cat([x.detach(), y.detach()]).mean(0)  # distances do not change, their rounding errors do
+    x, y = x - shift, y - shift
+    n, m = len(x), len(y)
+    own_x, own_y = total(x, x), total(y, y)
+    if unbiased:
+        own_x, own_y = (own_x - n) / (n * (n - 1)), (own_y - m) / (m * (m - 1))
+    else:
+        own_x, own_y = own_x / n**2, own_y / m**2
+    return (own_x + own_y - 2 * total(x, y) / (n * m)).to(x.dtype)
+
+
+def _check_points(**points: Tensor) -> None:
+    for name, tensor in points.items():
+        if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.float32, torch.float64):
+            given = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise TypeError(f"{name} is {given}; it must be a torch tensor of float32 or float64.")
+        if tensor.dim() != 2 or 0 in tensor.shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must be (points, dim), nothing empty.")
+        if not bool(tensor.detach().isfinite().all()):
+            raise ValueError(f"{name} holds NaN or infinite numbers; it must be finite.")
+    first, *rest = points.values()
+    for other in rest:
+        if other.shape[1] != first.shape[1] or other.dtype != first.dtype or other.device != first.device:
+            raise ValueError(
+                f"x is {tuple(first.shape)} {first.dtype} on {first.device} and y is {tuple(other.shape)} "
+                f"{other.dtype} on {other.device}; dim, dtype and device must agree."
+            )
+
+
+def _choose(engine: str | None, x: Tensor) -> str:
+    if engine is None and not x.is_cuda:
+        return "torch"
+    return engines.choose(engine, x)
+
+
+def _rows(step: int, *tensors: Tensor):
+    return zip(*(tensor.split(step) for tensor in tensors), strict=True)
+
+
+def _piece(function: Callable, *tensors: Tensor):
+    """One tile; where a gradient is wanted, its matrix is formed again in the backward pass instead of kept."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return checkpoint(function, *tensors, use_reentrant=False)
+    return function(*tensors)
+
+
+class _Recomputed(torch.autograd.Function):
+    """`fast(*tensors)` forward; the gradient is that of `tiled(*tensors)`, the same function in torch."""
+
+    @staticmethod
+    def forward(ctx, fast: Callable, tiled: Callable, *tensors: Tensor) -> Tensor:
+        ctx.tiled = tiled
+        ctx.save_for_backward(*tensors)
+        return fast(*tensors)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        wanted = ctx.needs_input_grad[2:]
+        with torch.enable_grad():
+            tensors = [t.detach().requires_grad_(want) for t, want in zip(ctx.saved_tensors, wanted, strict=True)]
+            value = ctx.tiled(*tensors)
+        grads = iter(torch.autograd.grad(value, [t for t in tensors if t.requires_grad], grad))
+        return None, None, *(next(grads) if want else None for want in wanted)
+
+
+def _squared(x: Tensor, y: Tensor) -> Tensor:
+    """Squared distances by one BLAS call: the norms ride along as two more columns."""
+    one_x, one_y = x.new_ones(len(x), 1), y.new_ones(len(y), 1)
+    left = torch.cat([-2 * x, x.square().sum(1, keepdim=True), one_x], 1)
+    right = torch.cat([y, one_y, y.square().sum(1, keepdim=True)], 1)
+    return (left @ right.T).clamp_min(0)
+
+
+def _distances(x: Tensor, y: Tensor, indices: Tensor) -> Tensor:
+    """Euclidean distances "n k" of each x to its own k rows of y, from the differences."""
+    step = max(1, TILE // (indices.shape[1] * x.shape[1]))
+    parts = [(part[:, None] - y[pick]).norm(dim=-1) for part, pick in _rows(step, x, indices)]
+    return torch.cat(parts)
+
+
+def _nearest_torch(x: Tensor, y: Tensor, k: int) -> Tensor:
+    half = 0.5 * y.square().sum(1)
+    step = max(1, TILE // len(y))
+    return torch.cat(
+        [torch.addmm(half, part, y.T, alpha=-1).topk(k, largest=False).indices for (part,) in _rows(step, x)]
+    )
+
+
+def _nearest_keops(x: Tensor, y: Tensor, k: int) -> Tensor:
+    aliases = [f"x=Vi({x.shape[1]})", f"y=Vj({y.shape[1]})"]
+    return engines.reduce("SqDist(x,y)", aliases, x, y, reduction="ArgKMin", k=k).view(len(x), k)
+
+
+def _nearest_reference(x: Tensor, y: Tensor, k: int) -> Tensor:
+    return (
+        torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist").topk(k, largest=False).indices
+    )
