@@ -1,7 +1,7 @@
 """The report: chapters as self-contained pages, an index with the table of claims, and RESULTS.md.
 
-Every page is one file that loads nothing: pictures are embedded, styles, scripts and the fonts of the
-formulas stand inside. Links between pages are relative, so the folder can be moved, zipped or printed.
+Every page is one file that loads nothing: pictures are embedded; styles, scripts and the fonts of the formulas stand
+inside. Links between pages are relative, so the folder can be moved, zipped or printed.
 """
 
 import base64
