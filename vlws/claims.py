@@ -10,6 +10,7 @@ A claims file, `notebooks/claims/NN_slug.yaml`, holds the paper and a list of cl
 
 import html
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -422,9 +423,8 @@ def badge(word: str) -> str:
 
 def _execution_count() -> int:
     """Which cell of a notebook is running; 0 outside one."""
-    from IPython import get_ipython
-
-    shell = get_ipython()
+    ipython = sys.modules.get("IPython")  # a notebook has loaded it
+    shell = ipython.get_ipython() if ipython else None
     return shell.execution_count if shell else 0
 
 

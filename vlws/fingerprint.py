@@ -12,7 +12,7 @@ import textwrap
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,7 +94,7 @@ def _collect(part: Any, seen: dict[str, str], modules: set[str]) -> None:
     if isinstance(part, types.ModuleType):
         modules.add(part.__name__)
         return
-    part = inspect.unwrap(getattr(part, "func", part))  # functools.partial, decorators
+    part = inspect.unwrap(part.func if isinstance(part, partial) else part)
     if not isinstance(part, types.FunctionType | type):
         part = type(part)  # a value: its content is digested elsewhere, its methods are code
     module = part.__module__

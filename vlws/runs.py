@@ -326,7 +326,7 @@ def _record_at_start(job: executors.Job, folder: Path, began: float) -> dict[str
         **{name: job[name] for name in ("key", "params", "overrides")},
         "git": git_state(),
         "env": environment(),
-        "started": datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
+        "started": datetime.fromtimestamp(began, UTC).isoformat(timespec="milliseconds"),
         "ended": None,
         "wall_s": None,
         "peak_rss_mb": None,
@@ -346,7 +346,7 @@ def _ended(record: dict, folder: Path, status: str, code: int | None, began: flo
     record |= {
         "status": status,
         "rc": code,
-        "ended": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
+        "ended": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
         "wall_s": round(now - began, 2),
         "peak_rss_mb": round(peak) if peak else None,
         "first_error": None if status == "ok" else first_error(executed, status, folder / "stderr.log"),
@@ -433,8 +433,8 @@ def _export(folder: Path) -> None:
 
     try:
         report.export(folder / "notebook.ipynb", folder / "notebook.html")
-    except (OSError, ValueError) as error:
-        print(f"{folder.name}: no HTML ({error})", file=sys.stderr)
+    except Exception as error:
+        print(f"{folder.name}: no HTML ({type(error).__name__}: {error})", file=sys.stderr)
 
 
 # --- where it ran -----------------------------------------------------------------------------------------------------

@@ -152,6 +152,14 @@ def test_measures_are_collected_and_counted(good):
     assert record["verdicts"] == {"supported": 1}
 
 
+def test_a_measure_is_shown_once_and_its_text_holds_no_number(good):
+    _, record = good
+    cells = json.loads(Path(record["folder"], "notebook.ipynb").read_text())["cells"]
+    (output,) = cells[-1]["outputs"]  # measure() shows it; as the cell's last line it is not shown again
+    assert "".join(output["data"]["text/plain"]) == "01.C1: rise"
+    assert "✓ supported" in "".join(output["data"]["text/html"])
+
+
 def test_stderr_says_where_the_output_went(finished):
     _, record, stderr = finished
     assert "01_good lr=0.0001: ok in" in stderr
