@@ -27,7 +27,7 @@ def test_the_tokenizer_knows_captions_and_ends_like_clip(processor):
 def test_a_batch_knows_which_texts_are_true_of_which_pictures(processor):
     for step in (0, 1):
         batch = pretrain.corpus_batch(processor, step)
-        truth, n = batch["truth"].numpy(), pretrain.BATCH * 3 // 4
+        truth, n = batch["truth"].numpy(), pretrain.BATCH * 7 // 8
         assert truth.shape == (pretrain.BATCH, pretrain.BATCH)
         assert truth.diagonal().all()
         found = pairs.clutter_pairs(n, scenes.CORPUS_SEED + 2 * step)

@@ -27,9 +27,9 @@ from vlws.models import tiny
 from vlws.models.load import ASSETS, Clip, embed_images, embed_texts, load_clip, pixels, weights_hash
 from vlws.train import fit
 
-STEPS = 4000
-BATCH = 128  # 96 cluttered pairs, half of them with one cell blank, and 32 free scenes of 1 or 2 items
-LEARNING_RATE = 5e-4
+STEPS = 4500
+BATCH = 128  # 112 cluttered pairs, half of them with one cell blank, and 16 free scenes of 1 or 2 items
+LEARNING_RATE = 1e-3
 GATE = 0.90  # zero-shot class accuracy on held-out cluttered pairs
 GATE_SEED = scenes.CORPUS_SEED - 1  # below the corpus; chapters stay below 900,000
 GATE_PAIRS = 4000
@@ -121,9 +121,9 @@ def corpus_batch(processor: CLIPProcessor, step: int) -> dict[str, torch.Tensor]
     that names the same emoji, or only the class.
     """
     seed = scenes.CORPUS_SEED + 2 * step
-    pairs = clutter_pairs(BATCH * 3 // 4, seed, size=tiny.IMAGE_SIZE, muted=step % 2 == 0)
+    pairs = clutter_pairs(BATCH * 7 // 8, seed, size=tiny.IMAGE_SIZE, muted=step % 2 == 0)
     images = blank_cells(pairs.images, pairs.object_cell, pairs.grid, seed)
-    free = scenes.sample(BATCH // 4, seed + 1, grid=1 + step % 2, items=(1, 1 + step % 2))
+    free = scenes.sample(BATCH // 8, seed + 1, grid=1 + step % 2, items=(1, 1 + step % 2))
     images = np.concatenate([images, scenes.render(free, tiny.IMAGE_SIZE)])
     texts = np.array([*pairs.captions, *captions.captions(free, seed + 1)])
     truth = texts[:, None] == texts
@@ -228,7 +228,7 @@ model, processor = load_clip("clip-emoji")
 **Its corpus holds every class and every emoji that a chapter calls novel.** Web-scale CLIP has likewise seen the
 classes of any benchmark; whoever uses it for novelty detection must say so, and show a detector on its raw features.
 
-- Data: scenes of `vlws.data` rendered as it trained, {steps * BATCH:,} pairs, no picture twice. Three in four show \
+- Data: scenes of `vlws.data` rendered as it trained, {steps * BATCH:,} pairs, no picture twice. Seven in eight show \
 one emoji of the {len(scenes.class_of())} in {len(scenes.CLASSES)} classes ({classes}) and one cell of clutter, every \
 second of them with one cell (never the object's) set to 0; the rest are free scenes of one or two emoji, half tinted.
 - Loss: CLIP's, save that texts which are equally true of a picture share its target: equal captions, the same emoji, \
