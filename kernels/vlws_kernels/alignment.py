@@ -52,7 +52,7 @@ def gak(
     sigma = problem.per_pair(sigma, "sigma")
     if normalize and distance is not None:
         raise ValueError("normalize=True needs K(x,x) and K(y,y), which a table `distance` does not hold; pass False.")
-    scale = 0.5 / sigma.double() ** 2
+    scale = 0.5 / sigma**2
     log_k = problem.solve("gak", scale)
     if normalize:
         log_k = log_k - 0.5 * (problem.self_kernels(scale, log_k, 0) + problem.self_kernels(scale, log_k, 1))
@@ -78,7 +78,7 @@ def soft_dtw(
     """
     problem = _Problem(x, y, len_x, len_y, modality_x, modality_y, split, distance, engine)
     gamma = problem.per_pair(gamma, "gamma")
-    return (-gamma.double() * problem.solve("soft", 1.0 / gamma.double())).to(problem.dtype)
+    return (-gamma * problem.solve("soft", 1.0 / gamma)).to(problem.dtype)
 
 
 def dtw(
@@ -192,7 +192,7 @@ class _Problem:
 
     def per_pair(self, value: float | Tensor, name: str) -> Tensor:
         """`value` as a positive tensor "a b" (or "1 1" for one number)."""
-        tensor = torch.as_tensor(value, device=self.device).detach()
+        tensor = torch.as_tensor(value, dtype=torch.float64, device=self.device).detach()
         tensor = tensor.reshape((1,) * (2 - tensor.dim()) + tuple(tensor.shape))
         fits = tensor.dim() == 2 and all(s in (1, t) for s, t in zip(tensor.shape, self.shape, strict=False))
         if not fits:
@@ -327,7 +327,7 @@ class _Tables(torch.autograd.Function):
 # ---- KeOps ----------------------------------------------------------------------------------------------------------
 
 
-def _bucket(size: int, least: int = 4) -> int:
+def _bucket(size: int, least: int = 8) -> int:
     """The next power of two: each new size would compile for seconds."""
     return max(least, 1 << (size - 1).bit_length())
 
@@ -349,7 +349,7 @@ def _keops_points(rule: str, problem: _Problem, scale: Tensor) -> Tensor:
     dim = x.shape[-1]
     lanes = _lanes(x)
     n_pad, m_pad = _bucket(n), _bucket(m)
-    dim_pad = _bucket(dim, 1) if dim <= 16 else -(-dim // 16) * 16
+    dim_pad = _bucket(dim, 2) if dim <= 16 else -(-dim // 16) * 16
     b_pad = -(-b // lanes) * lanes
 
     # Sequences of like length share a block; the x are dealt out so that each thread meets every length.

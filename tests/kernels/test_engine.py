@@ -1,0 +1,171 @@
+"""KeOps as we set it up: its traps pinned, its cache safe, and what happens without a compiler."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+import vlws_kernels as vk
+from vlws_kernels import engine as engines
+
+needs_compiler = pytest.mark.skipif(engines.compiler() is None, reason="no C++ compiler")
+
+ONE_CALL = """
+    import torch, vlws_kernels as vk
+    x = torch.arange(96.0).view(8, 6, 2).sin()
+    print(vk.soft_dtw(x, gamma=0.3).double().sum().item())
+"""
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@needs_compiler
+def test_capture_trap() -> None:
+    """KeOps 2.3's own SoftDTW_SqDist declares `i` and `j`, captures those of its arguments and is silently wrong."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(5, 8, generator=generator), torch.rand(6, 8, generator=generator)
+    theirs = engines.reduce(
+        "SoftDTW_SqDist(x,y,gamma)", ["x=Vi(8)", "y=Pm(8)", "gamma=Pm(1)"], x, y[0], torch.tensor([0.5])
+    )[:, 0]
+    truth = vk.soft_dtw(x[..., None], y[:1, :, None], gamma=0.5, engine="reference")[:, 0]
+    ours = vk.soft_dtw(x[..., None], y[:1, :, None], gamma=0.5, engine="keops")[:, 0]
+    torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-6)
+    assert (theirs - truth).abs().max() > 0.1, "KeOps has mended SoftDTW_SqDist: say so in kernels/README.md"
+
+
+@needs_compiler
+def test_arguments_are_bound_before_anything_is_declared() -> None:
+    """Our code survives arguments that are expressions in any of the names that KeOps uses."""
+    ops = engines.operations()
+    spec = ("float", "soft", "points", False, 8, 8, 2, 16)
+    code = ops.align_code(
+        *spec, "fout", ("(arg_0[0]+i*16)", "(arg_0[1]+j*256)", "(arg_0[2]+i)", "(arg_0[3]+j)", "(a+k)")
+    )
+    head, _, body = code.partition("typedef")
+    assert head.count("(arg_0[") == 4
+    assert "arg_0" not in body
+    assert "(a+k)" not in body
+
+
+@needs_compiler
+def test_stale_cache_trap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the generated code changes, so does the formula's text, by which KeOps caches."""
+    ops = engines.operations()
+    spec = ("soft", "points", False, 8, 8, 2, 16)
+    ops.align_formula.cache_clear()
+    before = ops.align_formula(*spec)
+    new_c_varname = ops.new_c_varname("vk_x")  # counters of fresh names must not matter
+    ops.align_formula.cache_clear()
+    assert new_c_varname
+    assert ops.align_formula(*spec) == before
+    monkeypatch.setattr(ops, "STRIP", 2)
+    ops.align_formula.cache_clear()
+    changed = ops.align_formula(*spec)
+    ops.align_formula.cache_clear()
+    assert changed != before
+
+
+@needs_compiler
+def test_scalar_code_is_that_of_the_lanes() -> None:
+    """With one lane the code is plain scalar C, as CUDA needs it; compiled for the CPU it gives the same values."""
+    ops = engines.operations()
+    x = torch.randn(7, 8, 2, generator=torch.Generator().manual_seed(1))
+    for rule, expected in (("soft", vk.soft_dtw(x, x[:1], gamma=0.5)), ("dtw", vk.dtw(x, x[:1]))):
+        formula = ops.align_formula(rule, "points", False, 8, 8, 2, 1)
+        aliases = ["x=Vi(16)", "y=Vj(16)", "len_x=Vi(1)", "len_y=Vj(1)"]
+        args = [x.view(7, 16), x[:1].view(1, 16), torch.full((7, 1), 8.0), torch.full((1, 1), 8.0)]
+        if rule == "soft":
+            aliases.append("scale=Vj(1)")
+            args.append(torch.tensor([[vk.alignment.LOG2E / 0.5]]))
+        out = engines.reduce(formula, aliases, *args)
+        value = out[:, :1] if rule == "dtw" else -0.5 / vk.alignment.LOG2E * (out[:, 1:] + out[:, :1].log2())
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+def test_two_processes_compile_at_once(tmp_path: Path) -> None:
+    code = [sys.executable, "-c", textwrap.dedent(ONE_CALL)]
+    environment = {**os.environ, "KEOPS_CACHE_FOLDER": str(tmp_path)}
+    both = [
+        subprocess.Popen(code, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said[0][0] == said[1][0]
+    assert [err for _, err in said] == ["", ""]
+    assert not list(tmp_path.glob("compiling"))
+    assert not list(tmp_path.rglob("*.pkl")), "KeOps's unlocked pickles must not be written"
+
+    # A compilation that was killed half way: what it left is neither believed nor in the way.
+    library = next(tmp_path.rglob("pykeops_cpp_*.so"))
+    (tmp_path / "compiling").touch()
+    library.write_bytes(library.read_bytes()[:1000])
+    for path in tmp_path.rglob("*.nfo"):
+        path.write_text("half")
+    again = run(ONE_CALL, KEOPS_CACHE_FOLDER=str(tmp_path))
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == said[0][0]
+
+
+@needs_compiler
+def test_one_thread_and_two_agree() -> None:
+    one, two = (run(ONE_CALL, OMP_NUM_THREADS=count) for count in ("1", "2"))
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    assert one.stdout == two.stdout != ""
+
+
+def test_without_a_compiler(tmp_path: Path) -> None:
+    """Torch takes over with one warning; asking for KeOps by name is refused in one sentence."""
+    code = """
+        import warnings, torch, vlws_kernels as vk
+        x = torch.randn(3, 4, 2)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            vk.gak(x); vk.dtw(x); vk.soft_dtw(x)
+            vk.knn(x[0], x[1], 2)
+        print(len(seen), seen[0].message)
+        try:
+            vk.gak(x, engine="keops")
+        except RuntimeError as error:
+            print(error)
+    """
+    done = run(code, PATH=str(tmp_path), CXX="", KEOPS_CACHE_FOLDER=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.strip().splitlines()
+    assert first.startswith("1 vlws_kernels: no C++ compiler")
+    assert second.startswith("engine 'keops' cannot run: no C++ compiler")
+
+
+@needs_compiler
+def test_compile_error_is_shown() -> None:
+    with pytest.raises(RuntimeError, match="could not compile"):
+        engines.reduce("Nonsense(x)", ["x=Vi(2)"], torch.ones(3, 2))
+
+
+def test_importing_is_silent_and_leaves_the_environment() -> None:
+    code = """
+        import os
+        before = dict(os.environ)
+        import vlws_kernels, sys
+        assert "keopscore" not in sys.modules
+        vlws_kernels.dtw(__import__("torch").ones(2, 2, 2))
+        after = dict(os.environ)
+        after.pop("KEOPS_CACHE_FOLDER", None), before.pop("KEOPS_CACHE_FOLDER", None)
+        assert before.get("CXXFLAGS") == after.get("CXXFLAGS"), after
+    """
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout, done.stderr) == ("", "")
