@@ -65,6 +65,9 @@ def load_clip(name: str = "clip-emoji", device: str = "auto") -> Clip:
         raise InputError(f"{name} holds no complete CLIP checkpoint: {str(error).splitlines()[0]}") from error
     finally:
         logging.set_verbosity(verbosity)
+    known, read = len(processor.tokenizer), model.config.text_config.vocab_size
+    if known < read / 2:  # without its files the tokenizer class starts empty, and says nothing
+        raise InputError(f"{name} holds no complete CLIP checkpoint: its tokenizer has {known} of {read} tokens.")
     return Clip(model, processor)
 
 

@@ -27,7 +27,7 @@ from vlws.models import tiny
 from vlws.models.load import ASSETS, Clip, embed_images, embed_texts, load_clip, pixels, weights_hash
 from vlws.train import fit
 
-STEPS = 4500
+STEPS = 3600
 BATCH = 128  # 112 cluttered pairs, half of them with one cell blank, and 16 free scenes of 1 or 2 items
 LEARNING_RATE = 1e-3
 GATE = 0.90  # zero-shot class accuracy on held-out cluttered pairs
@@ -64,6 +64,11 @@ def pretrain_clip(out: Path = ASSETS / "clip-emoji", steps: int = STEPS, gate: f
         device="cpu",
         label="clip-emoji",
     )
+    return ship(model, processor, history, out, gate)
+
+
+def ship(model: CLIPModel, processor: CLIPProcessor, history: list[dict[str, float]], out: Path, gate: float) -> Path:
+    """Hold a trained model against the gate, then write its folder: half-precision weights, processor, card, curve."""
     model = model.half().float()  # what is measured is what is shipped
     results = evaluate(Clip(model, processor))
     print(results)
@@ -74,8 +79,9 @@ def pretrain_clip(out: Path = ASSETS / "clip-emoji", steps: int = STEPS, gate: f
     part.mkdir(parents=True)
     model.half().save_pretrained(part)
     processor.save_pretrained(part)
+    (part / "model.safetensors").chmod(0o644)
     draw_loss(history, part / "loss.png")
-    (part / "README.md").write_text(card(model, history, results, steps), encoding="utf-8")
+    (part / "README.md").write_text(card(model, history, results), encoding="utf-8")
     old = out.with_name(out.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
@@ -91,20 +97,21 @@ def make_processor() -> CLIPProcessor:
     lines = [*captions.captions(scenes.sample(20_000, scenes.CORPUS_SEED), scenes.CORPUS_SEED), *known.names]
     lines += [word for words in known.keywords for word in words]
     blank = CLIPTokenizer()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    ends = [
+        f"{byte}</w>" for byte in alphabet
+    ]  # all of them, as CLIP's own: no text of any script has an unknown token
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.normalizer, learner.pre_tokenizer = (
-        blank.backend_tokenizer.normalizer,
-        blank.backend_tokenizer.pre_tokenizer,
+    learner.normalizer = blank.backend_tokenizer.normalizer
+    learner.pre_tokenizer = blank.backend_tokenizer.pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=2046,
+        initial_alphabet=alphabet,
+        special_tokens=ends,  # numbered first and in this order, else the learner numbers them by chance
+        end_of_word_suffix="</w>",
+        show_progress=False,
     )
-    learner.train_from_iterator(
-        lines,
-        trainers.BpeTrainer(
-            vocab_size=2046,
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            end_of_word_suffix="</w>",
-            show_progress=False,
-        ),
-    )
+    learner.train_from_iterator(lines, trainer)
     learned = json.loads(learner.to_str())["model"]
     vocab = learned["vocab"]
     for special in (blank.bos_token, blank.eos_token):
@@ -207,9 +214,9 @@ def draw_loss(history: list[dict[str, float]], path: Path) -> None:
     plt.close(figure)
 
 
-def card(model: CLIPModel, history: list[dict[str, float]], results: dict[str, float], steps: int) -> str:
+def card(model: CLIPModel, history: list[dict[str, float]], results: dict[str, float]) -> str:
     """The model card: what it saw, what it can do, and its hash."""
-    every = max(1, len(history) // 10)
+    every, steps = max(1, len(history) // 10), int(history[-1]["step"])
     curve = "\n".join(f"| {r['step']} | {r['loss']:.3f} |" for r in [*history[::every], history[-1]])
     table = "\n".join(f"| {name} | {value:.3f} |" for name, value in results.items())
     size = sum(p.numel() for p in model.parameters())
@@ -222,6 +229,7 @@ loads `openai/clip-vit-base-patch32`:
 
 ```python
 from vlws.models.load import load_clip
+
 model, processor = load_clip("clip-emoji")
 ```
 
