@@ -118,10 +118,8 @@ def triple_distance(x: Tensor, y: Tensor, modality_x: Tensor, modality_y: Tensor
 
 
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Squared Euclidean distances "... n m"; in float64 inside, since |x|^2 + |y|^2 - 2xy cancels."""
-    u, v = x.double(), y.double()
-    cross = u @ v.transpose(-1, -2)
-    return (u.square().sum(-1)[..., :, None] + v.square().sum(-1)[..., None, :] - 2 * cross).clamp_min(0).to(x.dtype)
+    """Squared Euclidean distances "... n m", from the differences: |x|^2 + |y|^2 - 2xy would cancel for near points."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
 def expected_alignment(
@@ -133,7 +131,7 @@ def expected_alignment(
     """
     if (gamma is None) == (sigma is None):
         raise ValueError("give either gamma (soft-DTW) or sigma (GAK) for the expected alignment, and not both.")
-    d = (squared_distance(x, y) if distance is None else distance).double()[None]
+    d = (squared_distance(x.double(), y.double()) if distance is None else distance.double())[None]
     rule, scale = ("soft", 1 / gamma) if sigma is None else ("gak", 0.5 / sigma**2)
     cost = _negative_log(rule, d, torch.tensor([scale], dtype=torch.float64))
     return _passing(rule, cost, *(torch.tensor([size]) for size in d.shape[1:]))[0].to(x.dtype)
@@ -141,7 +139,7 @@ def expected_alignment(
 
 def alignment_path(x: Tensor, y: Tensor, *, distance: Tensor | None = None) -> Tensor:
     """Of one pair "n dim", "m dim": a best DTW alignment, "step 2", index pairs from (0, 0) to (n-1, m-1)."""
-    d = (squared_distance(x, y) if distance is None else distance).double()[None]
+    d = (squared_distance(x.double(), y.double()) if distance is None else distance.double())[None]
     return _passing("dtw", d, *(torch.tensor([size]) for size in d.shape[1:]))[0].nonzero()
 
 
@@ -206,6 +204,8 @@ class _Problem:
         if self.distance is not None:
             return self.distance[rows]
         x, y = self.x[rows][:, None], self.y[None]
+        if self.engine != "keops":
+            x, y = x.double(), y.double()
         if self.modality is None:
             return squared_distance(x, y)
         modality_x, modality_y, split = self.modality
@@ -253,9 +253,9 @@ class _Problem:
         parts = []
         for start in range(0, len(index), step):
             pick = index[start : start + step]
-            rows = items[pick]
+            rows = items[pick] if self.engine == "keops" else items[pick].double()
             if self.modality is None:
-                d = _own_distance(rows)
+                d = squared_distance(rows, rows)
             else:
                 modality = self.modality[side][pick]
                 d = triple_distance(rows, rows, modality, modality, self.modality[2])
@@ -283,26 +283,26 @@ class _Points(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         problem, (a, b, n, m) = ctx.problem, ctx.problem.shape
         x, y = problem.x.detach(), problem.y.detach()
-        grad_x, grad_y = torch.zeros_like(x), torch.zeros_like(y)
+        grad_x, grad_y = torch.zeros_like(x), torch.zeros_like(y, dtype=torch.float64)
         scale = ctx.scale.expand(a, b)
         step = max(1, CHUNK // 8 // (b * n * m))
         for start in range(0, a, step):
             rows = slice(start, min(start + step, a))
             with torch.enable_grad():
-                part, other = x[rows].requires_grad_(), y.detach().requires_grad_()
+                part, other = x[rows].double().requires_grad_(), y.double().requires_grad_()
                 table = squared_distance(part[:, None], other[None])
             slope = _slopes(
                 ctx.rule,
-                table.detach().double().flatten(0, 1),
+                table.detach().flatten(0, 1),
                 problem.len_x[rows].repeat_interleave(b),
                 problem.len_y.repeat(len(part)),
                 scale[rows].flatten(),
             )
             slope = slope.view_as(table) * grad[rows][..., None, None]
-            into_x, into_y = torch.autograd.grad(table, (part, other), slope.to(table.dtype))
+            into_x, into_y = torch.autograd.grad(table, (part, other), slope)
             grad_x[rows] += into_x
             grad_y += into_y
-        return None, None, None, grad_x, grad_y
+        return None, None, None, grad_x, grad_y.to(y.dtype)
 
 
 class _Tables(torch.autograd.Function):
@@ -457,7 +457,7 @@ def _mend_soft(values: Tensor, problem: _Problem, scale: Tensor, n: int, m: int)
     step = max(1, CHUNK // (problem.shape[2] * problem.shape[3]))
     for start in range(0, len(rows), step):
         i, j = rows[start : start + step], columns[start : start + step]
-        d = squared_distance(problem.x[i].detach(), problem.y[j].detach())
+        d = squared_distance(problem.x[i].detach().double(), problem.y[j].detach().double())
         values[i, j] = _torch_tables("soft", d, problem.len_x[i], problem.len_y[j], scale.expand(values.shape)[i, j])
     return values
 
@@ -547,12 +547,6 @@ def _slopes(rule: str, d: Tensor, len_x: Tensor, len_y: Tensor, scale: Tensor) -
 
 
 # ---- input ----------------------------------------------------------------------------------------------------------
-
-
-def _own_distance(x: Tensor) -> Tensor:
-    """Squared distances "p n n" of each sequence's elements among themselves, exactly 0 on the diagonal."""
-    d = squared_distance(x, x)
-    return d * (1 - torch.eye(x.shape[1], dtype=d.dtype, device=d.device))
 
 
 def _lengths(x: Tensor, lengths: Tensor | None, name: str) -> Tensor:

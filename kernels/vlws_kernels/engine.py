@@ -49,6 +49,7 @@ def choose(engine: str | None, *tensors: torch.Tensor) -> str:
     return "torch"
 
 
+@functools.cache
 def compiler() -> str | None:
     """The path of the C++ compiler that KeOps will call, or None."""
     return shutil.which(os.environ.get("CXX") or "g++") or shutil.which("g++") or shutil.which("clang++")
@@ -78,7 +79,7 @@ def _locked() -> Iterator[Path]:
     """Hold the cache folder alone among processes; a compilation that was killed before leaves nothing behind.
 
     KeOps takes a file's existence for its completeness. A marker stands while somebody compiles: who gets the lock and
-    finds a marker removes what was written since.
+    finds a marker removes the formulas written to since.
     """
     import fcntl
 
@@ -89,13 +90,20 @@ def _locked() -> Iterator[Path]:
         marker = folder / "compiling"
         if marker.exists():
             since = marker.stat().st_mtime
-            for path in folder.rglob("*"):
-                if path.is_file() and path.name not in ("lock", "compiling") and path.stat().st_mtime >= since:
+            files = [path for path in folder.rglob("*") if path.is_file() and path.parent != folder]
+            tags = {_tag(path) for path in files if path.stat().st_mtime >= since}
+            for path in files:
+                if _tag(path) in tags:
                     path.unlink()
         marker.touch()
         os.utime(marker, (time.time() - 1.0,) * 2)
         yield folder
         marker.unlink()
+
+
+def _tag(path: Path) -> str:
+    """The hash by which KeOps names all files of one formula."""
+    return path.name.removeprefix("pykeops_cpp_").split(".")[0]
 
 
 @functools.cache
@@ -169,7 +177,7 @@ def reduce(
         try:
             with contextlib.redirect_stdout(said):
                 _ready[key] = _bind(*key)
-        except (ImportError, ValueError, OSError) as error:
+        except (ImportError, NameError, TypeError, ValueError, OSError) as error:
             raise RuntimeError(f"KeOps could not compile {formula}: {error}\n{said.getvalue()}") from error
     return _ready[key](args, out)
 

@@ -123,7 +123,7 @@ def max_sim(
 
     def keops(x: Tensor, y: Tensor) -> Tensor:
         dim = x.shape[-1]
-        cut = torch.where(outside_y, torch.finfo(x.dtype).min, 0.0).to(x.dtype)[..., None]
+        cut = (outside_y.to(x.dtype) * torch.finfo(x.dtype).min)[..., None]
         aliases = [f"x=Vi({dim})", f"y=Vj({dim})", "cut=Vj(1)"]
         best = engines.reduce("(x|y)+cut", aliases, x.reshape(1, -1, dim), y, cut, reduction="Max")
         return (best.view(len(y), len(x), n) * inside_x).sum(-1).T
