@@ -327,9 +327,9 @@ class _Tables(torch.autograd.Function):
 # ---- KeOps ----------------------------------------------------------------------------------------------------------
 
 
-def _bucket(size: int, least: int = 8) -> int:
-    """The next power of two: each new size would compile for seconds."""
-    return max(least, 1 << (size - 1).bit_length())
+def _bucket(length: int) -> int:
+    """8, 32, 128, 512, ...: each new shape would compile for seconds. What is padded is never computed."""
+    return 8 * 4 ** max(0, math.ceil(math.log2(length / 8) / 2))
 
 
 def _lanes(x: Tensor) -> int:
@@ -349,7 +349,7 @@ def _keops_points(rule: str, problem: _Problem, scale: Tensor) -> Tensor:
     dim = x.shape[-1]
     lanes = _lanes(x)
     n_pad, m_pad = _bucket(n), _bucket(m)
-    dim_pad = _bucket(dim, 2) if dim <= 16 else -(-dim // 16) * 16
+    dim_pad = max(2, 1 << (dim - 1).bit_length()) if dim <= 16 else -(-dim // 16) * 16
     b_pad = -(-b // lanes) * lanes
 
     # Sequences of like length share a block; the x are dealt out so that each thread meets every length.
@@ -361,7 +361,9 @@ def _keops_points(rule: str, problem: _Problem, scale: Tensor) -> Tensor:
     if order is not None:
         y, len_y = y[order], len_y[order]
     power = (scale * LOG2E).to(x.dtype)
-    if power.numel() > 1:
+    if power.numel() == 1:
+        power = power.expand(1, a, lanes).contiguous()
+    else:
         power = power.expand(a, b)
         power = power if x_order is None else power[x_order]
         power = power if order is None else power[:, order]
@@ -382,28 +384,25 @@ def _keops_points(rule: str, problem: _Problem, scale: Tensor) -> Tensor:
     ]
     width = lanes if rule == "dtw" else 2 * lanes
     if rule != "dtw":
-        aliases.append(f"scale=V{'j' if power.numel() == 1 else 'i'}({lanes})")
+        aliases.append(f"scale=Vi({lanes})")
     if x.is_cuda:  # one launch: the blocks are a batch dimension
-        scales = [] if rule == "dtw" else [power.expand(1, 1, lanes) if power.numel() == 1 else power]
-        out = engines.reduce(formula, aliases, x[None], y, len_x[None], len_y, *(s.contiguous() for s in scales))
+        scales = [] if rule == "dtw" else [power]
+        out = engines.reduce(formula, aliases, x[None], y, len_x[None], len_y, *scales)
     else:
         out = x.new_empty(b_pad // lanes, a, width)
-        one = power.expand(1, lanes).contiguous() if power.numel() == 1 else None
         threads = os.cpu_count() or 1
         for block in range(b_pad // lanes):
             count = min(a, (block + 1) * lanes) if problem.symmetric else a
-            scales = [] if rule == "dtw" else [one if one is not None else power[block, :count]]
-            rows, lengths = x[:count], len_x[:count]
-            if ragged and problem.symmetric:
-                deal = torch.arange(count).view(1, -1).squeeze(0)
-                deal = deal[(deal % threads).argsort(stable=True)]
-                rows, lengths = rows[deal], lengths[deal]
-                if one is None and scales:
-                    scales = [scales[0][deal]]
-                out[block, deal] = engines.reduce(formula, aliases, rows, y[block], lengths, len_y[block], *scales)
-            else:
-                engines.reduce(formula, aliases, rows, y[block], lengths, len_y[block], *scales, out=out[block, :count])
-    values = _read(rule, out, lanes, n_pad, m_pad)  # block a lane
+            rows = [x[:count], len_x[:count], *([] if rule == "dtw" else [power[block % len(power), :count]])]
+            into = out[block, :count]
+            if ragged:
+                deal = (torch.arange(count) % threads).argsort(stable=True)
+                rows = [tensor[deal] for tensor in rows]
+                into = torch.empty_like(into)
+            engines.reduce(formula, aliases, rows[0], y[block], rows[1], len_y[block], *rows[2:], out=into)
+            if ragged:
+                out[block, deal] = into
+    values = _read(rule, out, lanes)  # block a lane
     values = values.transpose(0, 1).reshape(a, b_pad)[:, :b]
     if problem.symmetric:
         upper = torch.ones(a, a, dtype=torch.bool, device=x.device).triu()
@@ -434,7 +433,7 @@ def _keops_tables(rule: str, d: Tensor, len_x: Tensor, len_y: Tensor, scale: Ten
     if rule != "dtw":
         aliases.append(f"scale=Vi({lanes})")
         args.append(blocks(scale * LOG2E))
-    values = _read(rule, engines.reduce(formula, aliases, *args), lanes, n_pad, m_pad).reshape(p_pad)[:p]
+    values = _read(rule, engines.reduce(formula, aliases, *args), lanes).reshape(p_pad)[:p]
     if rule == "soft":
         dtype = "float" if d.dtype == torch.float32 else "double"
         lost = values <= -engines.operations().largest_cost(dtype, n_pad, m_pad) / LOG2E
@@ -443,7 +442,7 @@ def _keops_tables(rule: str, d: Tensor, len_x: Tensor, len_y: Tensor, scale: Ten
     return values
 
 
-def _read(rule: str, out: Tensor, lanes: int, n: int, m: int) -> Tensor:
+def _read(rule: str, out: Tensor, lanes: int) -> Tensor:
     """The operation's output "... (part lane)" as natural logarithms (or costs) "... lane" in float64."""
     if rule == "dtw":
         return out.double()

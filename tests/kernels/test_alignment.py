@@ -84,7 +84,7 @@ def test_one_slice_against_one(engine: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("engine", ENGINES[:2])
-@pytest.mark.parametrize("sizes", [(21, 7, 8, 3), (5, 40, 16, 2), (37, 1, 33, 2)])
+@pytest.mark.parametrize("sizes", [(21, 7, 8, 2), (5, 20, 32, 2), (37, 1, 30, 2)])
 def test_ragged_against_the_reference(engine: str, dtype: torch.dtype, sizes: tuple[int, ...]) -> None:
     a, n, m, dim = sizes
     x, len_x = ragged(2, a, n, dim, dtype)
@@ -275,8 +275,8 @@ def test_length_decay_of_identical_content() -> None:
 
 
 def test_long_sequences_neither_overflow_nor_vanish() -> None:
-    """K of two long equal sequences is about 1e150; its logarithm and its normalised value stay exact in float32."""
-    x = torch.zeros(2, 200, 1)
+    """K of two long equal sequences is about 1e97; its logarithm and its normalised value stay exact in float32."""
+    x = torch.zeros(2, 128, 2)
     x[1] += 0.01
     assert float(vk.gak(x, normalize=False, log=True)[0, 0]) == pytest.approx(
         float(vk.gak(x.double(), normalize=False, log=True, engine="reference")[0, 0]), rel=1e-6
