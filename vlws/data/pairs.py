@@ -73,5 +73,5 @@ def pairs_of(found: Sequence[scenes.Scene], seed: int, size: int = 32) -> Pairs:
         object_cell=np.array([s.items[0].cell for s in found], np.int64),
         clutter_cell=np.array([s.clutter.cell for s in found], np.int64),
         scenes=tuple(found),
-        grid=found[0].grid,
+        grid=found[0].grid if found else 2,
     )
