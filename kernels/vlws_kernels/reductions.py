@@ -31,8 +31,7 @@ def knn(x: Tensor, y: Tensor, k: int, *, engine: str | None = None) -> tuple[Ten
     with torch.no_grad():
         shift = y.mean(0)
         wide = min(len(y), k + SPARE)
-        near = {"keops": _nearest_keops, "torch": _nearest_torch, "reference": _nearest_reference}[engine]
-        candidates = near(x - shift, y - shift, wide)
+        candidates = _NEAREST[engine](x - shift, y - shift, wide)
         exact = _distances(x, y, candidates)
         order = exact.sort(dim=1, stable=True).indices[:, :k]
         indices = candidates.gather(1, order)
@@ -41,8 +40,11 @@ def knn(x: Tensor, y: Tensor, k: int, *, engine: str | None = None) -> tuple[Ten
 
 def nearest_code(x: Tensor, codes: Tensor, *, engine: str | None = None) -> tuple[Tensor, Tensor]:
     """The nearest of `codes` "m dim" to each `x` "n dim": Euclidean distance "n" and index "n" (int64)."""
-    distances, indices = knn(x, codes, 1, engine=engine)
-    return distances[:, 0], indices[:, 0]
+    _check_points(x=x, codes=codes)
+    with torch.no_grad():
+        shift = codes.mean(0)
+        index = _NEAREST[_choose(engine, x)](x - shift, codes - shift, 1)
+    return _distances(x, codes, index)[:, 0], index[:, 0]
 
 
 def kmeans(
@@ -57,8 +59,11 @@ def kmeans(
     if not 1 <= k <= len(x):
         raise ValueError(f"k is {k}; it must lie between 1 and the {len(x)} points of x.")
     x = x.detach()
+    engine = _choose(engine, x)
     generator = torch.Generator().manual_seed(seed)
     centres = x[torch.randint(len(x), (1,), generator=generator).to(x.device)]
+    mean = x.mean(0)
+    x, centres = x - mean, centres - mean  # distances do not change, their rounding errors do
     closest = (x - centres).square().sum(1)
     while len(centres) < k:
         weights = closest.double().cpu()
@@ -68,19 +73,19 @@ def kmeans(
         closest = torch.minimum(closest, (x - new).square().sum(1))
     spread = float(x.std(0, unbiased=False).norm())
     for _ in range(iterations):
-        distances, labels = nearest_code(x, centres, engine=engine)
+        labels = _NEAREST[engine](x, centres, 1)[:, 0]
         sums = torch.zeros_like(centres).index_add_(0, labels, x)
         counts = torch.bincount(labels, minlength=k)
         new = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], centres)
         empty = (counts == 0).nonzero()[:, 0]
         if len(empty):
-            new[empty] = x[distances.topk(len(empty)).indices]
+            new[empty] = x[_distances(x, centres, labels[:, None])[:, 0].topk(len(empty)).indices]
         moved = float((new - centres).norm())
         centres = new
         if moved <= tolerance * spread and not len(empty):
             break
     distances, labels = nearest_code(x, centres, engine=engine)
-    return centres, labels, float(distances.double().square().sum())
+    return centres + mean, labels, float(distances.double().square().sum())
 
 
 def max_sim(
@@ -297,10 +302,12 @@ def _distances(x: Tensor, y: Tensor, indices: Tensor) -> Tensor:
 
 
 def _nearest_torch(x: Tensor, y: Tensor, k: int) -> Tensor:
-    half = 0.5 * y.square().sum(1)
-    step = max(1, TILE // len(y))
+    half, y = 0.5 * y.square().sum(1), y.T.contiguous()
+    step = max(1, TILE // y.shape[1])
+    if k == 1:
+        return torch.cat([torch.addmm(half, part, y, alpha=-1).argmin(1) for (part,) in _rows(step, x)])[:, None]
     return torch.cat(
-        [torch.addmm(half, part, y.T, alpha=-1).topk(k, largest=False).indices for (part,) in _rows(step, x)]
+        [torch.addmm(half, part, y, alpha=-1).topk(k, largest=False).indices for (part,) in _rows(step, x)]
     )
 
 
@@ -313,3 +320,6 @@ def _nearest_reference(x: Tensor, y: Tensor, k: int) -> Tensor:
     return (
         torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist").topk(k, largest=False).indices
     )
+
+
+_NEAREST = {"keops": _nearest_keops, "torch": _nearest_torch, "reference": _nearest_reference}

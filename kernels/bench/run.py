@@ -1,0 +1,344 @@
+"""Time and peak memory of every kernel against its peers, in one run: `python kernels/bench/run.py [--quick]`.
+
+Each row is one call on float32 input, warm: the best of some repetitions after one that compiles (KeOps) or jits
+(numba), which is reported apart. A peer that would take longer than `--limit` seconds is run on fewer items, and its
+time is scaled with the number of pairs and marked ~. Memory is what the process's peak grows by during a call; a
+peer's own worker processes are not in it. Rows are written as they are measured; a run that was stopped goes on.
+"""
+
+import argparse
+import datetime
+import functools
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import vlws_kernels as vk
+from vlws_kernels import engine as engines
+
+sys.path.insert(0, str(Path(__file__).parent))
+import peers
+
+RESULTS = Path(__file__).resolve().parents[2] / "reports" / "results" / "08_kernels" / "bench.json"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: our call and the peers' calls, each a function of the first `n` items."""
+
+    op: str
+    n: int
+    length: int  # 0 where items are points
+    dim: int
+    ours: Callable[[int], object]
+    peers: dict[str, Callable[[int], object]]
+    error: Callable[[], float]
+    target: float  # the time of the fastest peer over ours that the design asks for
+    power: int = 2  # the time grows with n to this power
+
+    @property
+    def key(self) -> str:
+        return f"{self.op} N={self.n} L={self.length} D={self.dim}"
+
+
+def alignment_cases(sizes: list[int], lengths: list[int], dims: list[int]) -> list[Case]:
+    cases = []
+    for length in lengths:
+        for dim in dims:
+            for n in sizes:
+                x = torch.randn(n, length, dim, generator=torch.Generator().manual_seed(n + length + dim))
+                sigma = (2 * dim * length) ** 0.5  # the usual choice: the elements' distance times sqrt(length)
+                few = torch.cat([x[:8], x[-8:]])
+                target = 10.0 if length <= 32 else 3.0
+
+                gak = functools.partial(vk.gak, sigma=sigma)
+                soft_dtw = functools.partial(vk.soft_dtw, gamma=1.0)
+                shape = {"n": n, "length": length, "dim": dim}
+                cases += [
+                    Case(
+                        "gak",
+                        **shape,
+                        ours=lambda k, x=x, gak=gak: gak(x[:k]),
+                        peers={
+                            "tslearn": lambda k, x=x, s=sigma: peers.tslearn_gak(x[:k], s),
+                            "tslearn n_jobs=-1": lambda k, x=x, s=sigma: peers.tslearn_gak_all_cores(x[:k], s),
+                            "torch": lambda k, x=x, s=sigma: peers.torch_gak(x[:k], s),
+                        },
+                        error=functools.partial(error, gak, few, 0.0),
+                        target=target,
+                    ),
+                    Case(
+                        "soft_dtw",
+                        **shape,
+                        ours=lambda k, x=x: vk.soft_dtw(x[:k], gamma=1.0),
+                        peers={
+                            "tslearn": lambda k, x=x: peers.tslearn_soft_dtw(x[:k], 1.0),
+                            "aeon": lambda k, x=x: peers.aeon_soft_dtw(x[:k], 1.0),
+                            "torch": lambda k, x=x: peers.torch_soft_dtw(x[:k], 1.0),
+                        },
+                        error=functools.partial(error, soft_dtw, few, 1.0),
+                        target=target,
+                    ),
+                    Case(
+                        "dtw",
+                        **shape,
+                        ours=lambda k, x=x: vk.dtw(x[:k]),
+                        peers={
+                            "aeon": lambda k, x=x: peers.aeon_dtw(x[:k]),
+                            "dtaidistance": lambda k, x=x: peers.dtaidistance_dtw(x[:k]),
+                        },
+                        error=functools.partial(error, vk.dtw, few, 1.0),
+                        target=1.0,
+                    ),
+                ]
+    return cases
+
+
+def error(call: Callable, x: Tensor, floor: float) -> float:
+    """Largest error relative to float64; `floor`: the size of the terms, where a value may be 0 by cancellation."""
+    ours, truth = call(x).double(), call(x.double(), engine="torch")
+    return float(((ours - truth).abs() / truth.abs().clamp_min(floor)).max())
+
+
+def reduction_cases(sizes: list[int], dims: list[int]) -> list[Case]:
+    cases = []
+    for dim in dims:
+        for n in sizes:
+            generator = torch.Generator().manual_seed(n + dim)
+            x, y = (torch.randn(n, dim, generator=generator) for _ in range(2))
+            u, v = (torch.nn.functional.normalize(z) for z in (x, y))
+            codes = y[:512]
+            tokens = max(1, n // 32)
+            q, d = x[: tokens * 32].view(tokens, 32, dim), y[: tokens * 32].view(tokens, 32, dim)
+            shape, target = {"n": n, "length": 0, "dim": dim}, 1 / 1.5
+
+            def missed(k: int, x: Tensor = x) -> float:
+                """The share of neighbours that are not those of float64."""
+                some = x[:256]
+                ours, truth = vk.knn(some, x, k)[1], vk.knn(some.double(), x.double(), k, engine="reference")[1]
+                return float((ours != truth).double().mean())
+
+            max_sim, info_nce = vk.max_sim, functools.partial(vk.info_nce, temperature=0.07)
+            mmd = functools.partial(vk.mmd, sigma=1.0, unbiased=False)
+
+            cases += [
+                Case(
+                    "knn",
+                    **shape,
+                    ours=lambda k, x=x: vk.knn(x[:k], x[:k], 10),
+                    peers={
+                        "sklearn brute": lambda k, x=x: peers.sklearn_knn(x[:k], 10),
+                        "torch.cdist+topk": lambda k, x=x: peers.torch_knn(x[:k], 10),
+                    },
+                    error=lambda missed=missed: missed(10),
+                    target=target,
+                ),
+                Case(
+                    "nearest_code",
+                    **shape,
+                    ours=lambda k, x=x, codes=codes: vk.nearest_code(x[:k], codes),
+                    peers={"torch.cdist+argmin": lambda k, x=x, codes=codes: peers.torch_nearest_code(x[:k], codes)},
+                    error=lambda missed=missed: missed(1),
+                    target=target,
+                    power=1,
+                ),
+                Case(
+                    "kmeans",
+                    **shape,
+                    ours=lambda k, x=x: vk.kmeans(x[:k], 16, iterations=10, tolerance=0.0),
+                    peers={"sklearn": lambda k, x=x: peers.sklearn_kmeans(x[:k], 16, 10)},
+                    error=lambda: float("nan"),
+                    target=target,
+                    power=1,
+                ),
+                Case(
+                    "max_sim",
+                    **shape,
+                    ours=lambda k, q=q, d=d: vk.max_sim(q[: max(1, k // 32)], d[: max(1, k // 32)]),
+                    peers={
+                        "torch.einsum": lambda k, q=q, d=d: peers.torch_max_sim(
+                            q[: max(1, k // 32)], d[: max(1, k // 32)]
+                        )
+                    },
+                    error=functools.partial(relative_error, q[:4], d[:4], max_sim),
+                    target=target,
+                ),
+                Case(
+                    "info_nce",
+                    **shape,
+                    ours=lambda k, u=u, v=v: vk.info_nce(u[:k], v[:k], 0.07),
+                    peers={"torch": lambda k, u=u, v=v: peers.torch_info_nce(u[:k], v[:k], 0.07)},
+                    error=functools.partial(relative_error, u[:1024], v[:1024], info_nce),
+                    target=target,
+                ),
+                Case(
+                    "mmd",
+                    **shape,
+                    ours=lambda k, u=u, v=v: vk.mmd(u[:k], v[:k], 1.0, unbiased=False),
+                    peers={"torch.cdist": lambda k, u=u, v=v: peers.torch_mmd(u[:k], v[:k], 1.0)},
+                    error=functools.partial(relative_error, u[:1024], v[:1024] + 1, mmd),
+                    target=target,
+                ),
+            ]
+    return cases
+
+
+def relative_error(u: Tensor, v: Tensor, call: Callable) -> float:
+    ours, truth = call(u, v).double(), call(u.double(), v.double())
+    return float((ours - truth).abs().max() / truth.abs().max())
+
+
+def measured(call: Callable[[int], object], n: int, power: int, limit: float) -> dict:
+    """Seconds and growth of the peak memory (MB) of `call(n)`, or of fewer items and scaled (`on`)."""
+    on = min(n, 64)
+    once = _seconds(call, on)  # also jits
+    while on < n and once < limit:
+        expected = once * (min(n, 4 * on) / on) ** power
+        if expected > limit:
+            break
+        on = min(n, 4 * on)
+        once = _seconds(call, on)
+    _reset_peak()
+    before = _status("VmRSS")
+    best = _seconds(call, on)
+    memory = max(0.0, _status("VmHWM") - before)
+    until = time.perf_counter() + 0.6
+    for _ in range(20):
+        if time.perf_counter() > until:
+            break
+        best = min(best, _seconds(call, on))
+    return {"seconds": min(best, once) * (n / on) ** power, "memory_mb": round(memory, 1), "on": on}
+
+
+def _seconds(call: Callable[[int], object], n: int) -> float:
+    start = time.perf_counter()
+    call(n)
+    return time.perf_counter() - start
+
+
+def _reset_peak() -> None:
+    if Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _status(name: str) -> float:
+    """A line of /proc/self/status in MB; nan where there is none."""
+    path = Path("/proc/self/status")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name + ":")), float("nan"))
+
+
+def row(case: Case, limit: float) -> dict:
+    first = _seconds(case.ours, case.n)
+    ours = measured(case.ours, case.n, case.power, float("inf"))
+    others = {name: measured(call, case.n, case.power, limit) for name, call in case.peers.items()}
+    fastest = min(others, key=lambda name: others[name]["seconds"])
+    return {
+        "op": case.op,
+        "n": case.n,
+        "length": case.length,
+        "dim": case.dim,
+        "ours": ours,
+        "first_call_seconds": round(first, 3),
+        "peers": others,
+        "fastest": fastest,
+        "ratio": others[fastest]["seconds"] / ours["seconds"],
+        "target": case.target,
+        "error": case.error(),
+    }
+
+
+def machine() -> dict:
+    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
+    packages = ("torch", "pykeops", "tslearn", "aeon", "dtaidistance", "scikit-learn", "numba", "numpy")
+    return {
+        "cpu": cpu or platform.processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "cxxflags": engines.CXXFLAGS,
+        "load": os.getloadavg()[0],
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def write(path: Path, results: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(results, indent=1) + "\n")
+    os.replace(unfinished, path)
+
+
+def table(rows: list[dict]) -> str:
+    head = f"{'op':13}{'N':>6}{'L':>5}{'D':>5}{'ours':>11}{'MB':>7}{'first':>8}{'ratio':>8}{'target':>8}"
+    head += f"  {'error':>8}  peers"
+    lines = [head, "-" * len(head)]
+    for r in rows:
+        others = ", ".join(
+            f"{name} {'~' if p['on'] < r['n'] else ''}{_time(p['seconds'])} {p['memory_mb']:.0f} MB"
+            for name, p in r["peers"].items()
+        )
+        lines.append(
+            f"{r['op']:13}{r['n']:>6}{r['length'] or '':>5}{r['dim']:>5}{_time(r['ours']['seconds']):>11}"
+            f"{r['ours']['memory_mb']:>7.0f}{r['first_call_seconds']:>7.1f}s{r['ratio']:>8.2f}{r['target']:>8.2f}"
+            f"  {r['error']:>8.1e}  {others}{'' if r['ratio'] >= r['target'] else '   < target'}"
+        )
+    return "\n".join([*lines, "ratio: the fastest peer's time over ours; ~: scaled from fewer items"])
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.2f} ms"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few rows, under a minute; printed, not kept")
+    parser.add_argument("--json", type=Path, help=f"where to keep the rows (full run: {RESULTS.name} of the reports)")
+    parser.add_argument(
+        "--limit", type=float, default=4.0, help="seconds after which a peer is scaled from fewer items"
+    )
+    parser.add_argument("--again", action="store_true", help="measure anew what the file already holds")
+    options = parser.parse_args()
+    if options.quick:
+        cases = alignment_cases([64, 256], [32], [2, 16]) + reduction_cases([1024], [16])
+        limit, path = min(options.limit, 1.0), options.json
+    else:
+        cases = alignment_cases([64, 256, 1024], [8, 32, 128], [2, 16, 256])
+        cases += reduction_cases([1024, 4096, 16384], [2, 16, 256])
+        limit, path = options.limit, options.json or RESULTS
+    cases.sort(key=lambda case: case.op)
+
+    results = {"machine": machine(), "rows": {}}
+    if path and path.exists() and not options.again:
+        kept = json.loads(path.read_text())
+        same = {**kept["machine"], "load": 0, "date": 0} == {**results["machine"], "load": 0, "date": 0}
+        results = kept if same else results
+    with torch.no_grad():
+        for case in tqdm(cases, desc="bench", unit="row", file=sys.stderr):
+            if case.key not in results["rows"]:
+                results["rows"][case.key] = row(case, limit)
+                if path:
+                    write(path, results)
+    print(table([results["rows"][case.key] for case in cases]))
+    if path:
+        print(f"kept in {os.path.relpath(path)}")
+
+
+if __name__ == "__main__":
+    main()
