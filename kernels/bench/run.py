@@ -313,7 +313,6 @@ def main() -> None:
     parser.add_argument(
         "--limit", type=float, default=4.0, help="seconds after which a peer is scaled from fewer items"
     )
-    parser.add_argument("--again", action="store_true", help="measure anew what the file already holds")
     options = parser.parse_args()
     if options.quick:
         cases = alignment_cases([64, 256], [32], [2, 16]) + reduction_cases([1024], [16])
@@ -324,19 +323,21 @@ def main() -> None:
         limit, path = options.limit, options.json or RESULTS
     cases.sort(key=lambda case: case.op)
 
-    results = {"machine": machine(), "rows": {}}
-    if path and path.exists() and not options.again:
+    results = {"machine": machine(), "complete": False, "rows": {}}
+    if path and path.exists():  # a run that was stopped, on this machine, goes on; a complete one is made anew
         kept = json.loads(path.read_text())
         same = {**kept["machine"], "load": 0, "date": 0} == {**results["machine"], "load": 0, "date": 0}
-        results = kept if same else results
+        results = kept if same and not kept["complete"] else results
     with torch.no_grad():
         for case in tqdm(cases, desc="bench", unit="row", file=sys.stderr):
             if case.key not in results["rows"]:
                 results["rows"][case.key] = row(case, limit)
                 if path:
                     write(path, results)
+    results["complete"] = True
     print(table([results["rows"][case.key] for case in cases]))
     if path:
+        write(path, results)
         print(f"kept in {os.path.relpath(path)}")
 
 
