@@ -33,9 +33,10 @@ def knn(x: Tensor, y: Tensor, k: int, *, engine: str | None = None) -> tuple[Ten
         wide = min(len(y), k + SPARE)
         candidates = _NEAREST[engine](x - shift, y - shift, wide)
         exact = _distances(x, y, candidates)
-        order = exact.sort(dim=1, stable=True).indices[:, :k]
-        indices = candidates.gather(1, order)
-    return _distances(x, y, indices), indices
+        distances, order = exact.sort(dim=1, stable=True)
+        distances, indices = distances[:, :k], candidates.gather(1, order[:, :k])
+    wanted = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
+    return (_distances(x, y, indices) if wanted else distances), indices
 
 
 def nearest_code(x: Tensor, codes: Tensor, *, engine: str | None = None) -> tuple[Tensor, Tensor]:

@@ -50,8 +50,8 @@ def test_values_of_the_literature(engine: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_equal_items_count_alignments(engine: str) -> None:
     """With no distance at all every local kernel is 1, and K counts the alignments: Delannoy numbers."""
-    x = torch.zeros(1, 9, 2, dtype=torch.float64)
-    for length, delannoy in ((1, 1), (2, 3), (3, 13), (5, 321), (9, 265729)):
+    x = torch.zeros(1, 8, 2, dtype=torch.float64)
+    for length, delannoy in ((1, 1), (2, 3), (3, 13), (5, 321), (8, 48639)):
         lengths = torch.tensor([length])
         assert float(vk.gak(x, None, lengths, normalize=False, engine=engine)) == pytest.approx(delannoy, rel=1e-9)
     assert float(vk.gak(x, x, torch.tensor([3]), torch.tensor([4]), normalize=False, engine=engine)) == pytest.approx(
@@ -82,9 +82,17 @@ def test_one_slice_against_one(engine: str) -> None:
     assert float(vk.gak(x, y, sigma=0.9, engine=engine)) == pytest.approx(s / (2 - s), rel=1e-9)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+# Each shape, rule and dtype compiles a formula, for seconds: float64 is met at one shape.
 @pytest.mark.parametrize("engine", ENGINES[:2])
-@pytest.mark.parametrize("sizes", [(21, 7, 8, 2), (5, 20, 32, 2), (37, 1, 30, 2)])
+@pytest.mark.parametrize(
+    ("sizes", "dtype"),
+    [
+        ((21, 7, 8, 2), torch.float32),
+        ((21, 7, 8, 2), torch.float64),
+        ((5, 20, 32, 2), torch.float32),
+        ((37, 1, 30, 2), torch.float32),
+    ],
+)
 def test_ragged_against_the_reference(engine: str, dtype: torch.dtype, sizes: tuple[int, ...]) -> None:
     a, n, m, dim = sizes
     x, len_x = ragged(2, a, n, dim, dtype)
@@ -101,24 +109,32 @@ def test_ragged_against_the_reference(engine: str, dtype: torch.dtype, sizes: tu
         close(call(engine), call("reference"), unit=0.5)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("engine", ENGINES[:2])
-def test_degenerate_input(engine: str, dtype: torch.dtype) -> None:
-    """Equal items, items far apart, lengths 1 against 64: as exact as ordinary ones."""
-    x, _ = ragged(4, 20, 64, 2, dtype)
+@pytest.fixture(scope="module")
+def degenerate() -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """Equal items, near ones, items far apart, lengths 1 against 64; and what the reference makes of them."""
+    x, _ = ragged(4, 20, 64, 2, torch.float32)
     lengths = torch.where(torch.arange(20) % 2 == 0, 1, 64)
     x[3] = x[1]
     x[5] = x[1] + 1e-3
     x[6:9] += 40.0
     x[9:] *= 30.0
-    for gamma in (1.0, 1e-2, 1e-5):
-        ours = vk.soft_dtw(x, None, lengths, gamma=gamma, engine=engine)
-        close(ours, vk.soft_dtw(x, None, lengths, gamma=gamma, engine="reference"), unit=gamma)
-    for sigma in (0.5, 3.0, 30.0):
-        ours = vk.gak(x, None, lengths, sigma=sigma, engine=engine)
-        close(ours, vk.gak(x, None, lengths, sigma=sigma, engine="reference"))
-        close(ours.diagonal(), torch.ones(20))
-    assert torch.equal(vk.dtw(x, None, lengths, engine=engine).diagonal(), torch.zeros(20, dtype=dtype))
+    exact = {f"gamma {g}": vk.soft_dtw(x.double(), None, lengths, gamma=g, engine="reference") for g in (1.0, 1e-3)}
+    exact |= {f"sigma {s}": vk.gak(x.double(), None, lengths, sigma=s, engine="reference") for s in (0.5, 30.0)}
+    return x, lengths, exact
+
+
+@pytest.mark.parametrize("engine", ENGINES[:2])
+def test_degenerate_input(engine: str, degenerate) -> None:
+    x, lengths, exact = degenerate
+    for case, expected in exact.items():
+        name, value = case.split()
+        if name == "gamma":
+            close(vk.soft_dtw(x, None, lengths, gamma=float(value), engine=engine), expected, unit=float(value))
+        else:
+            ours = vk.gak(x, None, lengths, sigma=float(value), engine=engine)
+            close(ours, expected)
+            close(ours.diagonal(), torch.ones(20))
+    assert torch.equal(vk.dtw(x, None, lengths, engine=engine).diagonal(), torch.zeros(20))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -256,7 +272,7 @@ def test_orthonormal_slices() -> None:
     }
     for variant, expected in variants.items():
         sigma = 0.7 * math.sqrt((5 + len(variant)) / 2)
-        value = float(vk.gak(eye[original][None], eye[list(variant)][None], sigma=sigma))
+        value = float(vk.gak(eye[original][None], eye[list(variant)][None], sigma=sigma, engine="torch"))
         assert value == pytest.approx(expected, abs=0.006)
 
 
@@ -271,7 +287,8 @@ def test_length_decay_of_identical_content() -> None:
         (1, 5): 0.056,
         (1, 9): 0.002,
     }.items():
-        assert float(vk.gak(x, x, torch.tensor([n]), torch.tensor([m]))) == pytest.approx(expected, abs=0.006)
+        value = float(vk.gak(x, x, torch.tensor([n]), torch.tensor([m]), engine="torch"))
+        assert value == pytest.approx(expected, abs=0.006)
 
 
 def test_long_sequences_neither_overflow_nor_vanish() -> None:
