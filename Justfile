@@ -48,7 +48,7 @@ claims *ARGS: setup
 # lint and every test (`just test -k knn` for some)
 [group('check')]
 test *ARGS: setup check
-    @{{ bin }}/pytest {{ ARGS }}
+    @{{ bin }}/pytest -n 2 --dist loadfile {{ ARGS }}
 
 # lint alone, seconds
 [group('check')]
