@@ -318,6 +318,9 @@ def main() -> None:
         "--limit", type=float, default=4.0, help="seconds after which a peer is scaled from fewer items"
     )
     options = parser.parse_args()
+    if "OMP_WAIT_POLICY" not in os.environ:  # OpenMP reads it when torch loads it: start again. Spinning threads would
+        # make every parallel call, ours and the peers', wait for whatever else the machine does.
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_WAIT_POLICY": "passive"})
     if options.quick:
         cases = alignment_cases([64, 256], [32], [2, 16]) + reduction_cases([1024], [16])
         limit, path = min(options.limit, 1.0), options.json
