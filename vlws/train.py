@@ -14,7 +14,7 @@ from accelerate.utils import send_to_device
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm.auto import trange
+from tqdm import trange
 
 from vlws.errors import InputError
 

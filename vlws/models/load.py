@@ -17,7 +17,7 @@ from huggingface_hub import (
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
-from tqdm.auto import trange
+from tqdm import trange
 from transformers import CLIPModel, CLIPProcessor
 from transformers.utils import logging
 
