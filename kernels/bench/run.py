@@ -322,7 +322,7 @@ def main() -> None:
         # make every parallel call, ours and the peers', wait for whatever else the machine does.
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_WAIT_POLICY": "passive"})
     if options.quick:
-        cases = alignment_cases([64, 256], [32], [2, 16]) + reduction_cases([1024], [16])
+        cases = alignment_cases([64, 256], [32], [16]) + reduction_cases([1024], [16])
         limit, path = min(options.limit, 1.0), options.json
     else:
         cases = alignment_cases([64, 256, 1024], [8, 32, 128], [2, 16, 256])
