@@ -5,6 +5,8 @@ conda := env("CONDA_PREFIX", "/nonexistent")
 # the active conda environment where it holds vlws, else .venv
 home := if path_exists(conda / "bin" / "vlws") == "true" { conda } else { venv }
 bin := home / "bin"
+# idle OpenMP threads that spin take the cores of those that work
+export OMP_WAIT_POLICY := env("OMP_WAIT_POLICY", "passive")
 stamp := home / ".vlws-installed"
 
 [private]

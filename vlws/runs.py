@@ -264,7 +264,8 @@ def execute(
     write_json(folder / "run.json", record)
     write_json(folder / "params.json", job["params"])
     write_json(folder / "job.json", {"notebook": job["notebook"], "out": str(folder), "params": job["injected"]})
-    env = os.environ | job.get("env", {}) | job["folders"] | {"VLWS_RUN": str(folder), "PYTHONUNBUFFERED": "1"}
+    env = {"OMP_WAIT_POLICY": "passive"}  # idle OpenMP threads that spin take the cores of those that work
+    env |= os.environ | job.get("env", {}) | job["folders"] | {"VLWS_RUN": str(folder), "PYTHONUNBUFFERED": "1"}
     status, peak = None, 0.0
     with open(folder / "stderr.log", "wb") as stderr:
         child = subprocess.Popen(
