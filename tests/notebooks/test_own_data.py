@@ -1,0 +1,94 @@
+"""Chapters on a reader's own checkpoint and data, by the real command; what cannot work is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel
+
+from vlws.data.pairs import clutter_pairs
+from vlws.models.load import load_clip
+
+SMALL = ["seeds=2", "train_images=64", "test_images=20", "epochs=1", "batch_size=16"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A CLIPModel of another size than any that ships, with random weights, and the shipped processor."""
+    folder = tmp_path_factory.mktemp("clip")
+    processor = load_clip("clip-emoji", "cpu").processor
+    tower = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokens = {"bos_token_id": processor.tokenizer.bos_token_id, "eos_token_id": processor.tokenizer.eos_token_id}
+    torch.manual_seed(0)
+    CLIPModel(
+        CLIPConfig(
+            text_config=tower | tokens | {"vocab_size": len(processor.tokenizer), "max_position_embeddings": 40},
+            vision_config=tower | {"image_size": 32, "patch_size": 16},
+            projection_dim=20,
+        )
+    ).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """A folder in the layout of MVTec-AD: birds are good, vehicles and dishes are not; captions stand beside."""
+    root = tmp_path_factory.mktemp("data") / "birds"
+    captions = {}
+    for part, label, name, count, seed in [
+        ("train", "good", "bird", 40, 1),
+        ("test", "good", "bird", 12, 2),
+        ("test", "vehicle", "vehicle", 12, 3),
+        ("test", "dish", "dish", 12, 4),
+    ]:
+        pairs = clutter_pairs(count, 800_000 + seed, classes=[name])
+        for i, (image, caption) in enumerate(zip(pairs.images, pairs.captions, strict=True)):
+            path = root / part / label / f"{i:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+            captions[path.relative_to(root).as_posix()] = caption
+    (root / "captions.json").write_text(json.dumps(captions))
+    return root
+
+
+def run(tmp_path: Path, *parameters: str) -> tuple[subprocess.CompletedProcess[str], dict, str]:
+    command = [str(Path(sys.executable).with_name("vlws")), "run", "04"]
+    for parameter in parameters:
+        command += ["-p", parameter]
+    env = os.environ | {"VLWS_CACHE": str(tmp_path / "cache"), "VLWS_RUNS": str(tmp_path / "runs")}
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    found = list((tmp_path / "runs").glob("*/*/run.json"))
+    record = json.loads(found[0].read_text()) if found else {}
+    return result, record, found[0].with_name("notebook.ipynb").read_text() if found else ""
+
+
+@pytest.mark.slow
+def test_cmg_on_a_checkpoint_and_a_folder(tmp_path, checkpoint, pictures):
+    result, record, notebook = run(tmp_path, *SMALL, f"backbone={checkpoint}", f"data={pictures}")
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert record["status"] == "ok"
+    assert "birds: 40 training pictures, 36 test pictures, 24 anomalous" in notebook
+    verdicts = json.loads(next((tmp_path / "runs").glob("*/*/measures.json")).read_text())
+    assert {m["verdict"] for m in verdicts} == {"not at this scale"}  # a CLIP with random weights fails the gate
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parameter", "told"),
+    [
+        ("backbone=no-such-checkpoint", "There is no backbone"),
+        ("data=no/such/folder", "does not exist"),
+        ("seeds=0", "seeds"),
+    ],
+)
+def test_what_cannot_work_is_told_in_one_sentence(tmp_path, parameter, told):
+    result, record, _ = run(tmp_path, parameter, *(p for p in SMALL if not p.startswith(parameter.split("=")[0])))
+    assert result.returncode in (1, 2)
+    assert told in result.stderr
+    assert not record or record["status"] == "failed"
