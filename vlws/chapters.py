@@ -111,14 +111,16 @@ class Parameter:
 def _accepted(value: Any, rule: str) -> bool:
     """Whether a value meets a rule such as ">= 1", "0 .. 1", "adam | sgd"; a rule of another form says nothing."""
     number = r"[-+.\deE]+"
+    if "|" in rule:
+        patterns = [re.escape(part.strip()).replace(":N", r":\d+") for part in rule.split("|")]
+        return any(re.fullmatch(pattern, str(value)) for pattern in patterns)
+    if isinstance(value, str):
+        return True
     if bound := re.fullmatch(rf"(>=|>|<=|<)\s*({number})", rule):
         limit = float(bound[2])
         return {">=": value >= limit, ">": value > limit, "<=": value <= limit, "<": value < limit}[bound[1]]
     if span := re.fullmatch(rf"({number})\s*\.\.\s*({number})", rule):
         return float(span[1]) <= value <= float(span[2])
-    if "|" in rule:
-        patterns = [re.escape(part.strip()).replace(":N", r":\d+") for part in rule.split("|")]
-        return any(re.fullmatch(pattern, str(value)) for pattern in patterns)
     return True
 
 

@@ -40,7 +40,8 @@ class Claim:
     """One claim of a paper, as its YAML gives it.
 
     `direction` and `threshold` say what the interval is held against: all of it above `threshold` (greater), below it
-    (less), or inside `threshold` ± `tolerance` (within). `paper` is the paper's own value, where it gives one.
+    (less), or inside `threshold` ± `tolerance` (within). `paper` is the paper's own value, where it gives one. `per`
+    names what there is a value for, and what is resampled, where that is not a seed.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Claim:
     paper: float | None = None
     tolerance: float | None = None
     needs: dict[str, int] = field(default_factory=dict)
+    per: str = "seed"
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Measure:
     verdict: str
     why: str
     preset: str
+    per: str = "seed"
     shown_by: int = field(default=0, compare=False)  # the cell that measured has shown it already
 
     def to_dict(self) -> dict[str, Any]:
@@ -267,7 +270,7 @@ def verdict(claim: Claim, low: float | None, high: float | None, n_seeds: int, u
     if unmet:
         return NOT_AT_THIS_SCALE, unmet
     if n_seeds < wanted or low is None or high is None:
-        return NOT_AT_THIS_SCALE, f"{n_seeds} seed{'s' * (n_seeds != 1)}, the claim needs {wanted}"
+        return NOT_AT_THIS_SCALE, f"{count(n_seeds, claim.per)}, the claim needs {wanted}"
     if claim.direction == "within":
         bottom, top = claim.threshold - claim.tolerance, claim.threshold + claim.tolerance
         inside, outside = bottom <= low and high <= top, high < bottom or low > top
@@ -285,6 +288,11 @@ def criterion(claim: Claim | Measure) -> str:
     if claim.direction == "within":
         return f"within {number(claim.threshold)} ± {number(claim.tolerance)}"
     return f"{'above' if claim.direction == 'greater' else 'below'} {number(claim.threshold)}"
+
+
+def count(n: int, per: str) -> str:
+    """ "1 seed", "5 seeds", "12 rows"."""
+    return f"{n} {per}{'s' * (n != 1)}"
 
 
 def _checked_values(id: str, values: Any) -> np.ndarray:
@@ -357,7 +365,7 @@ def _read_claim(file: str, position: int, entry: Any) -> Claim:
         raise InputError(f"{file}: claim {position} must be a mapping, not {entry!r}.")
     name = f"{file}: claim {entry.get('id', position)}"
     required = ("id", "says", "where", "metric", "unit", "direction", "threshold")
-    _check_fields(name, entry, required, optional=("paper", "tolerance", "needs"))
+    _check_fields(name, entry, required, optional=("paper", "tolerance", "needs", "per"))
     for key in ("id", "says", "where", "metric", "unit", "direction"):
         if not isinstance(entry[key], str):
             raise InputError(f"{name}: {key} is {entry[key]!r}; it must be text (quote it).")
@@ -377,7 +385,9 @@ def _read_claim(file: str, position: int, entry: Any) -> Claim:
         or not all(type(v) is int and v > 0 for v in needs.values())
     ):
         raise InputError(f"{name}: needs is {needs!r}; it is a mapping such as {{seeds: 3}}.")
-    return Claim(**{key: entry[key] for key in required} | numbers, needs=needs)
+    if not isinstance(entry.get("per", "seed"), str) or not entry.get("per", "seed"):
+        raise InputError(f"{name}: per is {entry['per']!r}; it is a word, such as seed.")
+    return Claim(**{key: entry[key] for key in required} | numbers, needs=needs, per=entry.get("per", "seed"))
 
 
 def _check_fields(name: str, given: dict, required: Sequence[str], optional: Iterable[str]) -> None:
@@ -444,12 +454,12 @@ def _claim_row(claim: Claim | Measure) -> list[str]:
 
 def _measure_row(m: Measure) -> list[str]:
     band = f" [{number(m.low)}, {number(m.high)}]" if m.low is not None else ""
-    unit = f"{m.unit}, {m.n_seeds} seed{'s' * (m.n_seeds != 1)}"
-    measured = f'<span style="white-space:nowrap"><b>{number(m.value)}</b>{band}</span>{_strip(m)}{_muted(unit)}'
+    unit = f"{m.unit}, {count(m.n_seeds, m.per)}"
+    measured = f'<span style="white-space:nowrap"><b>{number(m.value)}</b>{band}</span>{strip(m)}{_muted(unit)}'
     return [*_claim_row(m), measured, badge(m.verdict) + _muted(m.why)]
 
 
-def _strip(m: Measure, width: int = 150, height: int = 16) -> str:
+def strip(m: Measure, width: int = 150, height: int = 16) -> str:
     """The interval as a line with its point, against the threshold (dashed) or the band of tolerance (grey)."""
     if m.low is None or m.high is None:
         return ""

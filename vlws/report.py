@@ -58,6 +58,7 @@ class Row:
     low: float | None = None
     high: float | None = None
     seeds: int = 0
+    per: str = "seed"
     verdict: str = NOT_MEASURED
     why: str = ""
     preset: str = ""
@@ -358,6 +359,7 @@ def _row(slug: str, measure: dict[str, Any], record: dict | None, anchor: bool) 
         chapter=slug[:2],
         slug=slug,
         seeds=measure.get("n_seeds") or 0,
+        per=measure.get("per") or "seed",
         preset=measure.get("preset") or "",
         source=(record or {}).get("run_id") or COMMITTED,
         hardware=_hardware(record or {}),
@@ -452,13 +454,13 @@ def results_markdown() -> str:
         lines += [f"## {slug[:2]} {titles.get(slug) or run.get('title') or slug}: {run.get('preset', '')}", ""]
         facts = [day(run.get("started")), duration(run.get("wall_s")), _hardware(run), _sha(run)]
         lines += [f"Run `{run.get('run_id', '')}`: {', '.join(f for f in facts if f and f != '–')}.", ""]
-        lines += ["| claim | | paper | measured (95 % interval) | seeds | verdict |", "|---|---|---|---|---|---|"]
+        lines += ["| claim | | paper | measured (95 % interval) | over | verdict |", "|---|---|---|---|---|---|"]
         for m in result["measures"]:
             measured = claims.number(m["value"])
             if m.get("low") is not None:
                 measured += f" [{claims.number(m['low'])}, {claims.number(m['high'])}]"
             cells = [m["id"], f"{m['says']} ({m['metric']})", claims.number(m.get("paper")), f"{measured} {m['unit']}"]
-            cells += [str(m["n_seeds"]), f"**{m['verdict']}**"]
+            cells += [claims.count(m["n_seeds"], m.get("per", "seed")), f"**{m['verdict']}**"]
             lines.append("| " + " | ".join(str(c).replace("|", r"\|").replace("\n", " ") for c in cells) + " |")
         lines.append("")
     if not evidence:
@@ -538,7 +540,7 @@ def _render(template: str, **values: Any) -> str:
     safe = jinja2.filters.Markup
     environment.filters |= {
         "badge": lambda word: safe(claims.badge(word)),
-        "strip": lambda row: safe(claims._strip(row)),
+        "strip": lambda row: safe(claims.strip(row)),
         "number": claims.number,
         "day": day,
         "duration": duration,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,18 @@ def test_cmg_on_a_checkpoint_and_a_folder(tmp_path, checkpoint, pictures):
     assert "birds: 40 training pictures, 36 test pictures, 24 anomalous" in notebook
     verdicts = json.loads(next((tmp_path / "runs").glob("*/*/measures.json")).read_text())
     assert {m["verdict"] for m in verdicts} == {"not at this scale"}  # a CLIP with random weights fails the gate
+
+
+@pytest.mark.slow
+def test_a_broken_picture_is_refused_before_any_work(tmp_path, pictures):
+    folder = tmp_path / "broken"
+    shutil.copytree(pictures, folder)
+    (folder / "test" / "dish" / "003.png").write_bytes(b"no picture")
+    result, record, _ = run(tmp_path, f"data={folder}")
+    assert result.returncode == 1
+    assert "003.png is no picture that can be read" in result.stderr
+    assert record["status"] == "failed"
+    assert record["first_error"]["cell"] <= 3  # the set-up
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ half: bool = False  # half precision
 optimizer: str = "adam"  # which [adam | sgd]
 device: str = "auto"  # where
 data: str = ""  # a folder
+tag: str = "none"  # a rule of numbers says nothing of a text [>= 1]
 backbone: str = ""  # a folder or a hub id
 sizes: list[int] = [1, 2]  # sizes [>= 1]
 """
@@ -60,6 +61,7 @@ def test_parameters_have_types_defaults_and_help(one):
         "optimizer",
         "device",
         "data",
+        "tag",
         "backbone",
         "sizes",
     ]

@@ -166,6 +166,7 @@ def test_unmet_needs_come_before_any_verdict():
     assert claims.verdict(needy, 1, 2, n_seeds=5)[0] == "supported"
     assert claims.verdict(claim(), 1, 2, n_seeds=1) == ("not at this scale", "1 seed, the claim needs 2")
     assert claims.verdict(claim(), 1, 2, n_seeds=9, unmet="no GPU") == ("not at this scale", "no GPU")
+    assert claims.verdict(claim(per="row"), 1, 2, n_seeds=1) == ("not at this scale", "1 row, the claim needs 2")
 
 
 # --- measures ---
@@ -175,7 +176,7 @@ def test_measure_holds_all_that_the_contract_names(chapter):
     m = chapter.measure("04.C1", np.array([0.2, 0.21, 0.19]))
     d = m.to_dict()
     keys = "id says where metric unit paper direction threshold tolerance value low high n_seeds n_replicates"
-    assert list(d) == [*keys.split(), "verdict", "why", "preset"]
+    assert list(d) == [*keys.split(), "verdict", "why", "preset", "per"]
     assert (d["id"], d["paper"], d["n_seeds"], d["n_replicates"], d["preset"]) == ("04.C1", 0.1, 3, 0, "cpu")
     assert d["value"] == pytest.approx(0.2)
     assert d["verdict"] == "supported"
@@ -243,6 +244,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(workspace):
         ("direction: greater", "direction: within", "direction within needs one above 0"),
         ("needs: {seeds: 3}", "needs: {seeds: many}", "needs is"),
         ("needs: {seeds: 3}", "tolerance: 0.1", "tolerance is 0.1"),
+        ("needs: {seeds: 3}", "per: 3", "per is 3; it is a word"),
         ('"04.C1"', '"05.C1"', "must start with '04.'"),
         ('"04.C1"', "4.1", "id is 4.1; it must be text"),
         ('chapter: "04"', "chapter: 04", "chapter is 4; write it quoted"),
