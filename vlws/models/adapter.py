@@ -1,0 +1,516 @@
+"""What a method needs of a multimodal language model, the same for LLaVA, BLIP-2 and Qwen2.5-VL.
+
+    mllm = load_mllm("Salesforce/blip2-opt-2.7b")  # or adapt(model, processor)
+    batch = mllm.encode(["<image> and <image> differ in"], [[first, second]])
+    mllm.hidden(batch, mllm.num_layers // 2)  # "batch len hidden"
+    mllm.generate(mllm.encode(texts, images, padding_side="left"), max_new_tokens=8)
+
+Every model takes the same road: pictures -> `vision_features` (frozen, worth caching) -> `embed_images` (projector or
+Q-Former) -> `embed` (text with the pictures in place) -> `run`. Modules that peft replaces in the model keep working.
+"""
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor, nn
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    BaseImageProcessor,
+    Blip2ForConditionalGeneration,
+    InstructBlipForConditionalGeneration,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    Qwen2_5_VLForConditionalGeneration,
+)
+from transformers.utils import ModelOutput, logging
+
+from vlws.errors import InputError
+from vlws.models.load import ASSETS, _hub, pixels, resolve_device, shipped
+
+MARK = "<image>"  # stands for one picture in every text
+IGNORED = -100  # label of a token without a loss
+Picture = Image.Image | np.ndarray | Tensor  # PIL, uint8 RGB "h w 3", or one row of `vision_features`
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts with their pictures, padded. The n pictures of all rows stand in one list, row by row.
+
+    Attributes:
+        input_ids, attention_mask: "batch len" int64.
+        image_spans: "n 3" int64 (row, start, stop): the tokens of each picture.
+        pixel_values: of the image processor; None without pictures or where `features` are given.
+        features: what `vision_features` gives, where the tower need not run again.
+        labels: "batch len" int64, -100 everywhere but on the answers; None without answers.
+        extra: what else the model takes ("image_grid_thw"; "qformer_input_ids", "qformer_attention_mask").
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    image_spans: Tensor
+    pixel_values: Tensor | None
+    features: Tensor | list[Tensor] | None
+    labels: Tensor | None
+    extra: dict[str, Tensor]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return replace(self, **{field.name: _to(getattr(self, field.name), device) for field in fields(self)})
+
+
+def _to(value, device):
+    if isinstance(value, dict):
+        return {key: _to(part, device) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_to(part, device) for part in value]
+    return value if value is None else value.to(device)
+
+
+class Parts(NamedTuple):
+    """What an adapter needs of a processor, where the real one cannot be made."""
+
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: BaseImageProcessor
+
+
+class Adapter(ABC):
+    """The parts and steps of one model; `adapt` and `load_mllm` make it.
+
+    Attributes:
+        causal_lm: from embeddings to logits, with `generate`.
+        decoder, layers, lm_head: the stack without its head, its blocks, its head.
+        num_layers, hidden_size: of the decoder.
+        image_token, image_token_id: what stands in the text where a picture goes.
+    """
+
+    own_token = MARK  # where the processor names none
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin | Parts) -> None:
+        self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
+        self.causal_lm: PreTrainedModel = getattr(model, "language_model", model)
+        config = self.causal_lm.config.get_text_config()
+        if config.is_encoder_decoder:
+            raise InputError(
+                f"{type(model).__name__} over {type(self.causal_lm).__name__}, an encoder-decoder, was given; accepted "
+                "are decoder-only language models, as in Salesforce/blip2-opt-2.7b."
+            )
+        self.decoder: PreTrainedModel = self.causal_lm.get_decoder()
+        self.layers: nn.ModuleList = self.decoder.layers
+        self.lm_head: nn.Module = self.causal_lm.get_output_embeddings()
+        self.num_layers, self.hidden_size = len(self.layers), config.hidden_size
+        self.max_length: int | None = getattr(config, "max_position_embeddings", None)
+        self.image_token = str(getattr(processor, "image_token", self.own_token))
+        self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        expected = model.config.image_token_id
+        if self.image_token_id is None or expected not in (None, self.image_token_id):
+            raise InputError(
+                f"The tokenizer has {self.image_token} as token {self.image_token_id}, but the model expects pictures "
+                f"at token {expected}; give the processor that was saved with the model."
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.causal_lm.dtype  # BLIP-2 keeps its queries in float32
+
+    # --- from texts and pictures to embeddings --------------------------------------------------------------------
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        images: Sequence[Sequence[Picture]],
+        padding_side: str = "right",
+        answers: Sequence[str] | None = None,
+    ) -> Batch:
+        """n texts, each with one picture a mark "<image>", and with its answer after it -> a batch on the CPU.
+
+        Pictures are all PIL or arrays, or all rows of `vision_features`. Tokens of an answer, and the end token after
+        it, follow the text's own; they alone have labels. The tokenizer's start token comes first in every row.
+
+        Raises:
+            InputError: marks and pictures that do not match in number, an empty answer, texts, pictures and answers
+                of different number, more tokens than the model has positions, an unknown padding side.
+        """
+        if not len(texts) == len(images) == len(texts if answers is None else answers):
+            raise InputError(
+                f"{len(texts)} texts, {len(images)} lists of pictures and {len(answers or texts)} answers were given; "
+                "each text needs one of each."
+            )
+        if padding_side not in ("left", "right"):
+            raise InputError(f"padding_side={padding_side!r}: accepted are left and right.")
+        for i, (text, pictures) in enumerate(zip(texts, images, strict=True)):
+            if text.count(MARK) != len(pictures):
+                raise InputError(
+                    f"Text {i} marks {text.count(MARK)} pictures with {MARK}, but {len(pictures)} were given; it needs "
+                    "one mark a picture."
+                )
+        pictures = [picture for row in images for picture in row]
+        pixel_values, features, counts, extra = self._read(pictures) if pictures else (None, None, [], {})
+        extra |= self._instructions(texts, [len(row) for row in images])
+        tokens = iter(counts)
+        marked = [re.sub(MARK, lambda _: self._marked(next(tokens)), text) for text in texts]
+        rows, starts = self.tokenizer(marked)["input_ids"], None
+        if answers is not None:
+            for i, answer in enumerate(answers):
+                if not answer.strip():
+                    raise InputError(f"Answer {i} is empty; each sample needs one to learn from.")
+            starts = [len(row) for row in rows]
+            tails = self.tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+            end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+            rows = [row + tail + end for row, tail in zip(rows, tails, strict=True)]
+        input_ids, attention_mask, offsets = self._pad(rows, padding_side)
+        at = torch.nonzero(input_ids == self.image_token_id)
+        first = torch.tensor([0, *counts], dtype=torch.long).cumsum(0)
+        if first[-1] != len(at):
+            raise InputError(
+                f"The texts hold {len(at)} image tokens where their pictures need {first[-1]}; write {MARK} for a "
+                f"picture, and no {self.image_token} of your own."
+            )
+        spans = torch.stack([at[first[:-1], 0], at[first[:-1], 1], at[first[1:] - 1, 1] + 1], dim=1)
+        labels = None
+        if starts is not None:
+            answered = torch.arange(input_ids.shape[1]) >= (offsets + torch.tensor(starts))[:, None]
+            labels = input_ids.masked_fill(~(answered & attention_mask.bool()), IGNORED)
+        return Batch(input_ids, attention_mask, spans, pixel_values, features, labels, extra)
+
+    def _pad(self, rows: list[list[int]], side: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of ids -> input_ids, attention_mask "batch len", and where each row starts "batch"."""
+        length = max(map(len, rows))
+        if self.max_length is not None and length > self.max_length:
+            raise InputError(
+                f"Text {max(range(len(rows)), key=lambda i: len(rows[i]))} comes to {length} tokens with its pictures; "
+                f"the model has {self.max_length} positions."
+            )
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        input_ids = torch.full((len(rows), length), pad or 0)
+        attention_mask = torch.zeros_like(input_ids)
+        offsets = torch.tensor([length - len(row) if side == "left" else 0 for row in rows])
+        for i, (row, start) in enumerate(zip(rows, offsets.tolist(), strict=True)):
+            input_ids[i, start : start + len(row)] = torch.tensor(row)
+            attention_mask[i, start : start + len(row)] = 1
+        return input_ids, attention_mask, offsets
+
+    def embed_images(self, batch: Batch) -> Tensor | list[Tensor]:
+        """What stands at the image tokens: "image token hidden", or one "token hidden" a picture (Qwen2.5-VL)."""
+        return self.project(self.vision_features(batch) if batch.features is None else batch.features, batch)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """inputs_embeds "batch len hidden": embedded tokens, the pictures in place.
+
+        Raises:
+            InputError: the batch has more or fewer image tokens than its pictures fill.
+        """
+        image = batch.input_ids == self.image_token_id
+        embeds = self.causal_lm.get_input_embeddings()(batch.input_ids.masked_fill(image, 0))
+        if batch.pixel_values is None and batch.features is None:
+            tokens = embeds.new_zeros(0, embeds.shape[-1])
+        else:
+            tokens = torch.cat(list(self.embed_images(batch)))
+        if len(tokens) != image.sum():
+            raise InputError(
+                f"The batch has {int(image.sum())} image tokens, but its pictures fill {len(tokens)}; check that the "
+                "processor's patch_size, num_additional_image_tokens or num_query_tokens are those of the model."
+            )
+        return embeds.masked_scatter(image[..., None], tokens.to(embeds.dtype))
+
+    # --- from embeddings to hidden states, logits and texts -------------------------------------------------------
+
+    def positions(self, batch: Batch) -> Tensor:
+        """position_ids "batch len" that count real tokens only ("3 batch len" for Qwen2.5-VL)."""
+        return (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
+
+    def run(
+        self,
+        batch: Batch,
+        inputs_embeds: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        use_cache: bool = False,
+    ) -> ModelOutput:
+        """The language model over the batch: `.logits` "batch len vocab", `.hidden_states`, and `.loss` with labels.
+
+        The loss is the mean cross-entropy of all tokens with a label. `inputs_embeds` "batch len hidden" replace those
+        of `embed`.
+        """
+        return self.causal_lm(
+            inputs_embeds=self.embed(batch) if inputs_embeds is None else inputs_embeds,
+            attention_mask=batch.attention_mask,
+            position_ids=self.positions(batch),
+            labels=batch.labels,
+            output_hidden_states=output_hidden_states,
+            use_cache=use_cache,
+        )
+
+    def hidden(self, batch: Batch, layer: int) -> Tensor:
+        """Hidden states "batch len hidden" after `layer` blocks: 0 = what enters the first, num_layers = after the
+        final norm.
+
+        Raises:
+            InputError: a layer out of range.
+        """
+        self.check_layer(layer)
+        out = self.decoder(
+            inputs_embeds=self.embed(batch),
+            attention_mask=batch.attention_mask,
+            position_ids=self.positions(batch),
+            output_hidden_states=True,
+            use_cache=False,
+        )
+        return out.hidden_states[layer]
+
+    def check_layer(self, layer: int) -> None:
+        """InputError unless 0 <= layer <= num_layers."""
+        if not 0 <= layer <= self.num_layers:
+            raise InputError(f"layer={layer}: {type(self.model).__name__} has layers 0 to {self.num_layers}.")
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, max_new_tokens: int) -> list[str]:
+        """Greedy, cached continuation of every row, without special tokens, as far as the end token.
+
+        Raises:
+            InputError: a batch padded on the right, or with answers.
+        """
+        if batch.labels is not None or not batch.attention_mask[:, -1].all():
+            raise InputError('generate() needs prompts padded on the left: encode(texts, images, padding_side="left").')
+        pad = self.tokenizer.pad_token_id
+        ids = self.causal_lm.generate(
+            inputs_embeds=self.embed(batch),
+            attention_mask=batch.attention_mask,
+            position_ids=self.positions(batch),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.eos_token_id if pad is None else pad,
+        )
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    # --- what differs between the models --------------------------------------------------------------------------
+
+    @abstractmethod
+    def vision_features(self, batch: Batch) -> Tensor | list[Tensor]:
+        """What the vision tower gives for each picture, a row each; rows may stand for pictures in `encode`."""
+
+    @abstractmethod
+    def project(self, features: Tensor | list[Tensor], batch: Batch) -> Tensor | list[Tensor]:
+        """Vision features -> what stands at the image tokens."""
+
+    @abstractmethod
+    def _tokens(self, height: int, width: int) -> int:
+        """How many tokens a picture of so many pixels has."""
+
+    def _read(self, pictures: list[Picture]) -> tuple[Tensor | None, Tensor | list | None, list[int], dict]:
+        """Pictures -> pixel_values, features (one of the two is None), tokens of each picture, extra."""
+        vision = self.model.config.vision_config
+        if isinstance(pictures[0], Tensor):
+            count = self._tokens(vision.image_size, vision.image_size)
+            return None, torch.stack(pictures), [count] * len(pictures), {}
+        same = all(isinstance(p, np.ndarray) and p.shape == pictures[0].shape for p in pictures)
+        values = pixels(self.processor, np.stack(pictures) if same else pictures, vision.image_size)
+        return values, None, [self._tokens(*values.shape[-2:])] * len(pictures), {}
+
+    def _instructions(self, texts: Sequence[str], counts: list[int]) -> dict[str, Tensor]:
+        """What the vision side reads of the texts."""
+        return {}
+
+    def _marked(self, tokens: int) -> str:
+        """What replaces a mark in the text."""
+        return self.image_token * tokens
+
+
+class LlavaAdapter(Adapter):
+    """LLaVA: every patch of the tower becomes a token through a projector."""
+
+    def vision_features(self, batch: Batch) -> Tensor:
+        """ "image patch width": the configured layers side by side, the class token dropped where the model does."""
+        config = self.model.config
+        layers = config.vision_feature_layer
+        tower = self.model.model.vision_tower
+        states = tower(batch.pixel_values.to(self.dtype), output_hidden_states=True).hidden_states
+        features = torch.cat([states[k] for k in ([layers] if isinstance(layers, int) else layers)], dim=-1)
+        return features[:, 1:] if config.vision_feature_select_strategy == "default" else features
+
+    def project(self, features: Tensor, batch: Batch) -> Tensor:
+        return self.model.model.multi_modal_projector(features.to(self.dtype))
+
+    def _tokens(self, height: int, width: int) -> int:
+        patch = self.processor.patch_size or self.model.config.vision_config.patch_size
+        dropped = self.processor.vision_feature_select_strategy == "default"
+        return (height // patch) * (width // patch) + self.processor.num_additional_image_tokens - dropped
+
+
+class Blip2Adapter(Adapter):
+    """BLIP-2: a Q-Former reads the patches with a few queries, and each query becomes a token."""
+
+    def vision_features(self, batch: Batch) -> Tensor:
+        """ "image patch width", the class token first."""
+        return self.model.vision_model(batch.pixel_values.to(self.dtype)).last_hidden_state
+
+    def look(self, features: Tensor, query_embeds: Tensor, batch: Batch, **options) -> ModelOutput:
+        """The Q-Former over features "image patch width" with queries "image query width" (or "1 query width").
+
+        `options` go to the Q-Former (output_attentions=True). Its `.last_hidden_state` is "image query width".
+        """
+        queries = query_embeds.expand(len(features), -1, -1)
+        return self.model.qformer(query_embeds=queries, encoder_hidden_states=features, **options)
+
+    def project(self, features: Tensor, batch: Batch) -> Tensor:
+        queries = self.look(features, self.model.query_tokens, batch).last_hidden_state
+        return self.model.language_projection(queries.to(self.dtype))
+
+    def _tokens(self, height: int, width: int) -> int:
+        return self.model.config.num_query_tokens
+
+
+class InstructBlipAdapter(Blip2Adapter):
+    """InstructBLIP: a Q-Former that reads the text (without its marks) beside its queries."""
+
+    def look(self, features: Tensor, query_embeds: Tensor, batch: Batch, **options) -> ModelOutput:
+        queries = query_embeds.expand(len(features), -1, -1)
+        mask = torch.cat([queries.new_ones(queries.shape[:2]).long(), batch.extra["qformer_attention_mask"]], dim=1)
+        out = self.model.qformer(
+            input_ids=batch.extra["qformer_input_ids"],
+            attention_mask=mask,
+            query_embeds=queries.to(self.dtype),
+            encoder_hidden_states=features.to(self.dtype),
+            **options,
+        )
+        out.last_hidden_state = out.last_hidden_state[:, : queries.shape[1]]
+        return out
+
+    def _instructions(self, texts: Sequence[str], counts: list[int]) -> dict[str, Tensor]:
+        plain = [
+            text.replace(MARK, "").strip() for text, count in zip(texts, counts, strict=True) for _ in range(count)
+        ]
+        if not plain:
+            return {}
+        tokens = self.processor.qformer_tokenizer(plain, padding=True, padding_side="right", return_tensors="pt")
+        return {"qformer_input_ids": tokens.input_ids, "qformer_attention_mask": tokens.attention_mask}
+
+
+class QwenVLAdapter(Adapter):
+    """Qwen2.5-VL: pictures of any size, a token for each merged patch, positions of time, height and width."""
+
+    own_token = "<|image_pad|>"
+
+    def vision_features(self, batch: Batch) -> list[Tensor]:
+        """One "height width hidden" a picture, counted in tokens: the tower has its projector inside."""
+        rows = self.model.get_image_features(batch.pixel_values, batch.extra["image_grid_thw"]).pooler_output
+        width = (batch.extra["image_grid_thw"][:, 2] // self._merge).tolist()
+        return [rearrange(row, "(h w) hidden -> h w hidden", w=w) for row, w in zip(rows, width, strict=True)]
+
+    def project(self, features: list[Tensor], batch: Batch) -> list[Tensor]:
+        return [rearrange(row, "h w hidden -> (h w) hidden") for row in features]
+
+    def positions(self, batch: Batch) -> Tensor:
+        kinds = (batch.input_ids == self.image_token_id).int()
+        grid = batch.extra.get("image_grid_thw")
+        return self.model.model.get_rope_index(
+            batch.input_ids, kinds, image_grid_thw=grid, attention_mask=batch.attention_mask
+        )[0]
+
+    @property
+    def _merge(self) -> int:
+        return self.model.config.vision_config.spatial_merge_size
+
+    def _tokens(self, height: int, width: int) -> int:
+        return height * width // self._merge**2
+
+    def _read(self, pictures: list[Picture]) -> tuple[Tensor | None, list | None, list[int], dict]:
+        if isinstance(pictures[0], Tensor):
+            grid = torch.tensor([[1, p.shape[0] * self._merge, p.shape[1] * self._merge] for p in pictures])
+            values, features = None, pictures
+        else:
+            read = self.processor.image_processor(images=pictures, return_tensors="pt")
+            grid, values, features = read["image_grid_thw"], read["pixel_values"], None
+        counts = [self._tokens(height, width) for _, height, width in grid.tolist()]
+        return values, features, counts, {"image_grid_thw": grid}
+
+    def _marked(self, tokens: int) -> str:
+        return f"<|vision_start|>{self.image_token * tokens}<|vision_end|>"
+
+
+ADAPTERS: dict[type[PreTrainedModel], type[Adapter]] = {
+    LlavaForConditionalGeneration: LlavaAdapter,
+    Blip2ForConditionalGeneration: Blip2Adapter,
+    InstructBlipForConditionalGeneration: InstructBlipAdapter,
+    Qwen2_5_VLForConditionalGeneration: QwenVLAdapter,
+}
+ACCEPTED = ", ".join(model.__name__ for model in ADAPTERS)
+
+
+def adapt(model: PreTrainedModel, processor: ProcessorMixin | Parts) -> Adapter:
+    """The adapter for a model of one of the classes in ADAPTERS, and the processor that was saved with it.
+
+    `processor` needs a `tokenizer` and an `image_processor` (and InstructBLIP's a `qformer_tokenizer`).
+
+    Raises:
+        InputError: a model of another class, an encoder-decoder inside, a tokenizer without the image token.
+    """
+    for kind, adapter in ADAPTERS.items():
+        if isinstance(model, kind):
+            return adapter(model, processor)
+    raise InputError(f"A {type(model).__name__} was given; accepted are {ACCEPTED}.")
+
+
+def load_mllm(name: str, device: str = "auto", dtype: torch.dtype = torch.float32) -> Adapter:
+    """A multimodal language model in eval mode: a shipped name, a folder written by save_pretrained, or a hub id.
+
+    Raises:
+        InputError: no such folder or hub id, a hub that cannot be reached, a checkpoint of another class, or one that
+            is not complete.
+    """
+    config, source = _locate(name)
+    given = json.loads(config.read_text(encoding="utf-8"))
+    kinds = {kind.config_class.model_type: kind for kind in ADAPTERS}
+    if given.get("model_type") not in kinds:
+        raise InputError(
+            f"{name} is a {(given.get('architectures') or [given.get('model_type')])[0]}; accepted are {ACCEPTED}."
+        )
+    where = resolve_device(device)
+    kind = kinds[given["model_type"]]
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # torchvision is not needed: the PIL processors do the same
+    try:
+        model, report = kind.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        if kind is Qwen2_5_VLForConditionalGeneration:  # its video processor would need torchvision
+            processor = Parts(AutoTokenizer.from_pretrained(source), AutoImageProcessor.from_pretrained(source))
+        else:
+            processor = AutoProcessor.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name} holds no complete checkpoint: {str(error).splitlines()[0]}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if report["missing_keys"]:
+        raise InputError(f"{name} holds no complete checkpoint: its weights lack {min(report['missing_keys'])}.")
+    return adapt(model.to(where).eval(), processor)
+
+
+def _locate(name: str) -> tuple[Path, str]:
+    """(config.json, where to load from) of a name."""
+    folder = ASSETS / name if name in shipped() else Path(name).expanduser()
+    if (folder / "config.json").is_file():
+        return folder / "config.json", str(folder)
+    if folder.is_dir():
+        raise InputError(f"{name} is no Hugging Face checkpoint: the folder has no config.json.")
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _hub(name)
+    raise InputError(
+        f"There is no backbone {name!r}: accepted are a shipped name ({', '.join(shipped())}), a folder written by "
+        "save_pretrained, or a hub id such as Salesforce/blip2-opt-2.7b."
+    )
