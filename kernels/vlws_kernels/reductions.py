@@ -2,12 +2,13 @@
 contrastive loss, clustering, discrepancy.
 
 Points are "n dim", float32 or float64. Two engines do the work in pieces: `keops` one pair at a time in registers, and
-`torch` a tile of the matrix at a time through BLAS, which a general formula cannot beat where `dim` is large. With
-`engine=None` the quicker is taken: KeOps on a GPU and, where a compiler is present, for few dimensions.
-`reference` is dense float64. All but `kmeans` are differentiable; the gradient recomputes tile by tile.
+`torch` a tile of the matrix at a time through BLAS, which a general formula cannot beat on a CPU. With `engine=None`
+the quicker is taken: tiles on a CPU, KeOps on a GPU. `reference` is dense float64. All but `kmeans` are
+differentiable; the gradient recomputes tile by tile.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vlws_kernels import engine as engines
 
-TILE = 2**21  # numbers of the matrix held at once
+TILE = 2**20  # numbers of the matrix held at once: a few megabytes stay in a CPU's cache
 SPARE = 4  # candidates beyond k that are compared exactly, since |x|^2 + |y|^2 - 2xy cancels
 
 
@@ -62,17 +63,9 @@ def kmeans(
     x = x.detach()
     engine = _choose(engine, x)
     generator = torch.Generator().manual_seed(seed)
-    centres = x[torch.randint(len(x), (1,), generator=generator).to(x.device)]
-    mean = x.mean(0)
-    x, centres = x - mean, centres - mean  # distances do not change, their rounding errors do
-    closest = (x - centres).square().sum(1)
-    while len(centres) < k:
-        weights = closest.double().cpu()
-        weights = weights if float(weights.sum()) > 0 else torch.ones_like(weights)  # fewer distinct points than k
-        new = x[torch.multinomial(weights, 1, generator=generator).to(x.device)]
-        centres = torch.cat([centres, new])
-        closest = torch.minimum(closest, (x - new).square().sum(1))
-    spread = float(x.std(0, unbiased=False).norm())
+    x, mean = x - x.mean(0), x.mean(0)  # distances do not change, their rounding errors do
+    centres = _start(x, k, generator)
+    spread = float(torch.linalg.vector_norm(x)) / len(x) ** 0.5
     for _ in range(iterations):
         labels = _NEAREST[engine](x, centres, 1)[:, 0]
         sums = torch.zeros_like(centres).index_add_(0, labels, x)
@@ -118,14 +111,20 @@ def max_sim(
     n, m = x.shape[1], y.shape[1]
     engine = _choose(engine, x)
 
-    def dense(x: Tensor, y: Tensor, inside_x: Tensor) -> Tensor:
+    def dense(x: Tensor, y: Tensor, inside_x: Tensor, outside_y: Tensor) -> Tensor:
         dots = torch.mm(x.flatten(0, 1), y.flatten(0, 1).T).view(len(x), n, len(y), m)
         dots = dots if full else dots.masked_fill(outside_y, -torch.inf)
         return (dots.amax(-1) * inside_x[..., None]).sum(1)
 
     def tiled(x: Tensor, y: Tensor) -> Tensor:
-        step = max(1, TILE // (n * len(y) * m))
-        return torch.cat([_piece(dense, part, y, keep) for part, keep in _rows(step, x, inside_x)])
+        side = _side(x)
+        columns = list(_rows(max(1, side // m), y, outside_y))
+        return torch.cat(
+            [
+                torch.cat([_piece(dense, part, other, keep, hide) for other, hide in columns], 1)
+                for part, keep in _rows(max(1, side // n), x, inside_x)
+            ]
+        )
 
     def keops(x: Tensor, y: Tensor) -> Tensor:
         dim = x.shape[-1]
@@ -135,7 +134,7 @@ def max_sim(
         return (best.view(len(y), len(x), n) * inside_x).sum(-1).T
 
     if engine == "reference":
-        return dense(x.double(), y.double(), inside_x).to(x.dtype)
+        return dense(x.double(), y.double(), inside_x, outside_y).to(x.dtype)
     return tiled(x, y) if engine == "torch" else _Recomputed.apply(keops, tiled, x, y)
 
 
@@ -162,10 +161,11 @@ def info_nce(x: Tensor, y: Tensor, temperature: float | Tensor = 0.07, *, engine
         return 0.5 * (rows.mean() + columns.mean()) - (x * y).sum(1).mean() * rate
 
     def tiled(x: Tensor, y: Tensor, rate: Tensor) -> Tensor:
-        step = max(1, TILE // len(y))
-        parts = [_piece(lines, part, y, rate) for (part,) in _rows(step, x)]
-        columns = torch.stack([column for _, column in parts]).logsumexp(0)
-        return loss(torch.cat([row for row, _ in parts]), columns, x, y, rate)
+        side = _side(x)
+        tiles = [[_piece(lines, part, other, rate) for other in y.split(side)] for part in x.split(side)]
+        rows = [torch.stack([row for row, _ in strip]).logsumexp(0) for strip in tiles]
+        columns = [torch.stack([column for _, column in strip]).logsumexp(0) for strip in zip(*tiles, strict=True)]
+        return loss(torch.cat(rows), torch.cat(columns), x, y, rate)
 
     def keops(x: Tensor, y: Tensor, rate: Tensor) -> Tensor:
         dim = x.shape[1]
@@ -201,13 +201,23 @@ def mmd(
     rates = [0.5 / s**2 for s in widths]
     engine = _choose(engine, x)
 
-    def dense(x: Tensor, y: Tensor) -> Tensor:
-        d = _squared(x, y)
-        return sum(torch.exp(-rate * d).sum(1, dtype=torch.float64) for rate in rates)
+    def dense(left: Tensor, right: Tensor) -> Tensor:
+        """Sum (float64) of one tile; exponents stop short of the numbers below normal, which are slow."""
+        d = (left @ right.T).clamp_min_(0)
+        floor = math.log(torch.finfo(d.dtype).tiny)
+        return sum(torch.exp_((d * -rate).clamp_min_(floor)).sum(dtype=torch.float64) for rate in rates) / len(rates)
 
     def tiled(x: Tensor, y: Tensor) -> Tensor:
-        step = max(1, TILE // len(y))
-        return torch.cat([_piece(dense, part, y) for (part,) in _rows(step, x)]).sum() / len(rates)
+        left, right = _factors(x, y)
+        side = _side(x)
+        if x is not y:
+            return sum(_piece(dense, part, other) for part in left.split(side) for other in right.split(side))
+        lefts, rights = left.split(side), right.split(side)  # the halves above and below the diagonal are the same
+        return sum(
+            (1 if i == j else 2) * _piece(dense, part, other)
+            for i, part in enumerate(lefts)
+            for j, other in enumerate(rights[i:], i)
+        )
 
     def keops(x: Tensor, y: Tensor) -> Tensor:
         dim = x.shape[1]
@@ -218,7 +228,7 @@ def mmd(
 
     def total(x: Tensor, y: Tensor) -> Tensor:
         if engine == "reference":
-            return dense(x.double(), y.double()).sum() / len(rates)
+            return dense(*_factors(x.double(), y.double()))
         return tiled(x, y) if engine == "torch" else _Recomputed.apply(keops, tiled, x, y)
 
     shift = torch.cat([x.detach(), y.detach()]).mean(0)  # distances do not change, their rounding errors do
@@ -239,7 +249,8 @@ def _check_points(**points: Tensor) -> None:
             raise TypeError(f"{name} is {given}; it must be a torch tensor of float32 or float64.")
         if tensor.dim() != 2 or 0 in tensor.shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must be (points, dim), nothing empty.")
-        if not bool(tensor.detach().isfinite().all()):
+        # A finite sum has finite terms only, and is quicker; an infinite one may have overflowed.
+        if not bool(tensor.detach().sum().isfinite() or tensor.detach().isfinite().all()):
             raise ValueError(f"{name} holds NaN or infinite numbers; it must be finite.")
     first, *rest = points.values()
     for other in rest:
@@ -256,7 +267,12 @@ def _choose(engine: str | None, x: Tensor) -> str:
     return engines.choose(engine, x)
 
 
-def _rows(step: int, *tensors: Tensor):
+def _side(x: Tensor) -> int:
+    """Rows and columns of a square tile; a GPU wants few large ones."""
+    return max(1, math.isqrt(64 * TILE if x.is_cuda else TILE))
+
+
+def _rows(step: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(tensor.split(step) for tensor in tensors), strict=True)
 
 
@@ -287,29 +303,51 @@ class _Recomputed(torch.autograd.Function):
         return None, None, *(next(grads) if want else None for want in wanted)
 
 
-def _squared(x: Tensor, y: Tensor) -> Tensor:
-    """Squared distances by one BLAS call: the norms ride along as two more columns."""
+def _factors(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Two matrices whose product left right^T is the squared distances: the norms ride along as two more columns."""
     one_x, one_y = x.new_ones(len(x), 1), y.new_ones(len(y), 1)
     left = torch.cat([-2 * x, x.square().sum(1, keepdim=True), one_x], 1)
-    right = torch.cat([y, one_y, y.square().sum(1, keepdim=True)], 1)
-    return (left @ right.T).clamp_min(0)
+    return left, torch.cat([y, one_y, y.square().sum(1, keepdim=True)], 1)
 
 
 def _distances(x: Tensor, y: Tensor, indices: Tensor) -> Tensor:
     """Euclidean distances "n k" of each x to its own k rows of y, from the differences."""
-    step = max(1, TILE // (indices.shape[1] * x.shape[1]))
-    parts = [(part[:, None] - y[pick]).norm(dim=-1) for part, pick in _rows(step, x, indices)]
-    return torch.cat(parts)
+    k, dim = indices.shape[1], x.shape[1]
+    step = max(1, TILE // (k * dim))
+    if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
+        return torch.cat([(part[:, None] - y[pick]).norm(dim=-1) for part, pick in _rows(step, x, indices)])
+    distances = x.new_empty(indices.shape)
+    held = x.new_empty(min(step, len(x)) * k, dim)  # one buffer: fresh memory costs more than the arithmetic
+    for part, pick, out in _rows(step, x.detach(), indices, distances):
+        near = torch.index_select(y.detach(), 0, pick.flatten(), out=held[: len(part) * k])
+        torch.linalg.vector_norm(near.view(len(part), k, dim).sub_(part[:, None]), dim=-1, out=out)
+    return distances
+
+
+def _start(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """The centres "k dim" of k-means++: each further point is drawn by its squared distance to the nearest so far."""
+    first = int(torch.randint(len(x), (1,), generator=generator))
+    draws = torch.rand(k, generator=generator, dtype=torch.float64).to(x.device)
+    chosen, closest, held = [first], torch.full_like(x[:, 0], torch.inf), torch.empty_like(x)
+    for draw in draws[1:]:
+        away = torch.linalg.vector_norm(torch.sub(x, x[chosen[-1]], out=held), dim=1)
+        closest = torch.minimum(closest, away.square_())
+        total = closest.cumsum(0, dtype=torch.float64)
+        if not float(total[-1]) > 0:  # fewer distinct points than k
+            total = torch.arange(1, len(x) + 1, device=x.device, dtype=torch.float64)
+        chosen.append(min(int(torch.searchsorted(total, draw * total[-1], right=True)), len(x) - 1))
+    return x[chosen]
 
 
 def _nearest_torch(x: Tensor, y: Tensor, k: int) -> Tensor:
-    half, y = 0.5 * y.square().sum(1), y.T.contiguous()
-    step = max(1, TILE // y.shape[1])
-    if k == 1:
-        return torch.cat([torch.addmm(half, part, y, alpha=-1).argmin(1) for (part,) in _rows(step, x)])[:, None]
-    return torch.cat(
-        [torch.addmm(half, part, y, alpha=-1).topk(k, largest=False).indices for (part,) in _rows(step, x)]
-    )
+    half = 0.5 * y.square().sum(1)
+    step = max(1, TILE // len(y))
+    nearest = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
+    held = x.new_empty(min(step, len(x)), len(y))
+    for part, out in _rows(step, x, nearest):
+        score = torch.addmm(half, part, y.T, alpha=-1, out=held[: len(part)])
+        out.copy_(score.argmin(1, keepdim=True) if k == 1 else score.topk(k, largest=False).indices)
+    return nearest
 
 
 def _nearest_keops(x: Tensor, y: Tensor, k: int) -> Tensor:

@@ -58,10 +58,15 @@ def test_all_neighbours_and_one(engine: str) -> None:
 @given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 30), st.integers(1, 6))
 def test_tiles_do_not_matter(seed: int, n: int, m: int, dim: int) -> None:
     x, y = points(seed, n, dim), points(seed + 1, m, dim)
-    whole = (vk.knn(x, y, 1), vk.mmd(x, y, unbiased=False), vk.max_sim(x[None], y[None]))
+
+    def all_of_them() -> tuple:
+        matching = vk.info_nce(x, points(seed + 2, n, dim), 0.1)
+        return vk.knn(x, y, 1), vk.mmd(x, y, unbiased=False), vk.max_sim(x[None], y[:, None]), matching
+
+    whole = all_of_them()
     tile, reductions.TILE = reductions.TILE, 7
     try:
-        parts = (vk.knn(x, y, 1), vk.mmd(x, y, unbiased=False), vk.max_sim(x[None], y[None]))
+        parts = all_of_them()
     finally:
         reductions.TILE = tile
     torch.testing.assert_close(whole, parts)
@@ -131,6 +136,23 @@ def test_kmeans(engine: str) -> None:
     again = vk.kmeans(x, 3, seed=1, engine=engine)
     assert torch.equal(found, again[0])
     assert vk.kmeans(torch.ones(6, 2), 4)[2] == 0.0  # fewer distinct points than clusters
+
+
+def test_start_of_kmeans_is_drawn_by_squared_distances() -> None:
+    """Of points at 0, 1 and 3 the second centre comes with odds of 1 to 9, 1 to 4 and 9 to 4."""
+    x = torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64)
+    counts = torch.zeros(3, 3)
+    for seed in range(3000):
+        first, second = reductions._start(x, 2, torch.Generator().manual_seed(seed))[:, 0].tolist()
+        counts[min(int(first), 2), min(int(second), 2)] += 1
+    shares = counts / counts.sum(1, keepdim=True)
+    expected = torch.tensor([[0, 0.1, 0.9], [0.2, 0, 0.8], [9 / 13, 4 / 13, 0]])
+    torch.testing.assert_close(shares, expected, rtol=0, atol=0.06)  # four standard deviations
+
+
+def test_large_numbers_are_not_taken_for_infinite_ones() -> None:
+    x = torch.full((3, 2), 3e38)
+    assert vk.knn(x, x, 1)[0].tolist() == [[0.0], [0.0], [0.0]]
 
 
 BAD = {
