@@ -1,0 +1,653 @@
+"""Stories: interleaved image-text documents over emoji pictures whose last event depends on all earlier ones.
+
+A story meets a thing, paints it in the colour of a second, meets a third, paints that in the colour of a fourth; its
+fifth picture shows the two side by side, as they have become. The sentences leave out what the pictures show (which
+mammal, which colour), so the last picture follows from the earlier pictures and sentences together and from neither
+alone. Around the stories stand the sets that a model is measured on: a retrieval split in the protocol of visual
+storytelling (VIST), single pairs, Winoground's pairs of pairs, presence questions, near-twins, questions over several
+pictures, and a knowledge base. Documents of a reader's own are read from and written to folders with `documents.jsonl`.
+
+Seeds: as in `vlws.data.scenes`. All pictures are 32 px unless a folder says otherwise.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vlws.data import emoji, scenes
+from vlws.data.captions import with_article
+from vlws.data.formats import read_images
+from vlws.errors import InputError
+
+KINDS: dict[str, dict[str, str]] = {  # kind -> {word: CLDR name}; three things of a kind
+    "mammal": {"cat": "cat face", "panda": "panda", "lion": "lion"},
+    "bird": {"owl": "owl", "penguin": "penguin", "parrot": "parrot"},
+    "bug": {"butterfly": "butterfly", "snail": "snail", "honeybee": "honeybee"},
+    "flower": {"rose": "rose", "sunflower": "sunflower", "tulip": "tulip"},
+    "fruit": {"banana": "banana", "melon": "watermelon", "strawberry": "strawberry"},
+    "dish": {"pizza": "pizza", "hamburger": "hamburger", "pretzel": "pretzel"},
+    "vehicle": {"car": "automobile", "bicycle": "bicycle", "train": "locomotive"},
+    "garment": {"crown": "crown", "scarf": "scarf", "necktie": "necktie"},
+}
+KIND_OF = {word: kind for kind, words in KINDS.items() for word in words}
+WORDS = tuple(KIND_OF)
+COLOURS = scenes.TINT_NAMES[1:]
+SIDES = ("left", "right")
+KEEPERS = ("anna", "bert", "carl", "dora", "emil", "frida", "gus", "hana")
+EVENTS = 5
+SIZE = 32
+
+
+@cache
+def sprite(word: str) -> int:
+    """The index into `emoji.load()` of one of WORDS."""
+    return emoji.load().index(KINDS[KIND_OF[word]][word])
+
+
+# --- pictures and slices ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One of WORDS in one of COLOURS."""
+
+    word: str
+    colour: str
+
+    def __str__(self) -> str:
+        return f"{self.colour} {self.word}"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a picture shows: one thing, or two in one row, the left one first; `cells` of the 2 x 2 grid."""
+
+    things: tuple[Thing, ...]
+    cells: tuple[int, ...]
+
+    def sides(self) -> tuple[str, ...]:
+        return tuple(SIDES[cell % 2] for cell in self.cells)
+
+    def features(self) -> tuple[str, ...]:
+        """What there is to know of the picture, from coarse to fine: word, word and colour, and with its side."""
+        placed = zip(self.things, self.sides(), strict=True)
+        return tuple(f for t, s in placed for f in (t.word, str(t), f"{t} {s}"))
+
+
+def view(things: Sequence[Thing], rng: np.random.Generator) -> View:
+    """A view of one thing in any cell, or of two in a row in this order."""
+    row = 2 * int(rng.integers(2))
+    return View(tuple(things), (row + int(rng.integers(2)),) if len(things) == 1 else (row, row + 1))
+
+
+def render(views: Sequence[View], seed: int) -> np.ndarray:
+    """Views -> "n 32 32 3" uint8; pose and ground are drawn from `seed`."""
+    grounds = scenes.sample(len(views), seed, muted=True)
+    poses = np.random.default_rng(seed).integers(0, [5, 5, 3, 3], size=(len(views), 2, 4))
+    made = []
+    for shown, ground, pose in zip(views, grounds, poses, strict=True):
+        items = [
+            scenes.Item(sprite(t.word), cell, 24 + a, 3 * b - 6, y - 1, x - 1, scenes.TINT_NAMES.index(t.colour))
+            for t, cell, (a, b, y, x) in zip(shown.things, shown.cells, pose.tolist(), strict=False)
+        ]
+        made.append(scenes.Scene(tuple(items), ground.background))
+    return scenes.render(made, SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One sentence, or one picture (an index into `Documents.images`). `features`: what it tells, where known."""
+
+    text: str = ""
+    image: int = -1
+    features: tuple[str, ...] = ()
+
+    @property
+    def is_image(self) -> bool:
+        return self.image >= 0
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Slices in their order, a question (a slice too, the last) and its answer.
+
+    kind: story, pair, question or own. `lone`: the slice that is also read by itself, as a candidate of retrieval is.
+    The language-model loss is over the sentences of stories, pairs and own documents, and over all answers.
+    """
+
+    slices: tuple[Slice, ...]
+    kind: str = "own"
+    answer: str = ""
+    choices: tuple[str, ...] = ()
+    lone: Slice | None = None
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Documents and their pictures "n h w 3" uint8."""
+
+    documents: tuple[Document, ...]
+    images: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+
+class _Album:
+    """Collects views; a slice holds the index that its picture will have."""
+
+    def __init__(self) -> None:
+        self.views: list[View] = []
+
+    def add(self, shown: View) -> Slice:
+        self.views.append(shown)
+        return Slice(image=len(self.views) - 1, features=shown.features())
+
+
+def _say(text: str, *features: str) -> Slice:
+    return Slice(text=text, features=features)
+
+
+def _thing(rng: np.random.Generator, without: Sequence[str] = ()) -> Thing:
+    words = [w for w in WORDS if w not in without]
+    return Thing(words[rng.integers(len(words))], COLOURS[rng.integers(len(COLOURS))])
+
+
+def _things(n: int, rng: np.random.Generator) -> list[Thing]:
+    """n things with different words."""
+    words = rng.permutation(WORDS)[:n].tolist()
+    return [Thing(word, COLOURS[c]) for word, c in zip(words, rng.integers(len(COLOURS), size=n), strict=True)]
+
+
+def _other(options: Sequence[str], but: str, rng: np.random.Generator) -> str:
+    rest = [o for o in options if o != but]
+    return rest[rng.integers(len(rest))]
+
+
+def phrase(shown: View) -> str:
+    """ "a red cat", "a red cat left of a blue rose"."""
+    return " left of ".join(with_article(str(t)) for t in shown.things)
+
+
+CAPTIONS = ("{}.", "here is {}.", "we see {}.", "this shows {}.", "look at {}.")
+
+
+def caption(shown: View, form: int) -> Slice:
+    """A full description of a picture, in one of len(CAPTIONS) forms."""
+    return _say(CAPTIONS[form].format(phrase(shown)), *shown.features())
+
+
+# --- stories --------------------------------------------------------------------------------------------------------
+
+SENTENCES = (  # three ways to tell each event
+    ("first a {} came.", "it began with a {}.", "there was a {}."),
+    ("it took the colour of a {}.", "it was painted like a {}.", "it went as a {} is."),
+    ("then a {} came.", "next there was a {}.", "after it a {}."),
+    ("that took the colour of a {}.", "that was painted like a {}.", "that went as a {} is."),
+    ("now the first is {}.", "at last the first stands {}.", "in the end the first was {}."),
+)
+LAST_QUESTION = "what now?"
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """Four pictures of one thing each, and the side on which the first stands at last.
+
+    The first takes the colour of the second, the third that of the fourth. `forms`: how each event is told.
+    """
+
+    things: tuple[Thing, Thing, Thing, Thing]
+    side: str
+    cells: tuple[int, int, int, int]
+    row: int
+    forms: tuple[int, ...]
+
+    def views(self) -> list[View]:
+        """The five pictures; the last depends on all four things and on the fifth sentence."""
+        first, second, third, fourth = self.things
+        became = [Thing(first.word, second.colour), Thing(third.word, fourth.colour)]
+        last = became if self.side == "left" else became[::-1]
+        seen = [View((t,), (c,)) for t, c in zip(self.things, self.cells, strict=True)]
+        return [*seen, View(tuple(last), (2 * self.row, 2 * self.row + 1))]
+
+    def sentences(self) -> list[Slice]:
+        """The five sentences: kinds of the first and third, words (no colours) of the second and fourth, a side."""
+        first, second, third, fourth = self.things
+        told = [KIND_OF[first.word], second.word, KIND_OF[third.word], fourth.word, self.side]
+        return [
+            _say(SENTENCES[e][form].format(word), word, f"event {e} {word}")
+            for e, (form, word) in enumerate(zip(self.forms, told, strict=True))
+        ]
+
+
+def sample(n: int, seed: int) -> list[Story]:
+    """n stories; the four things have different words."""
+    rng = np.random.default_rng(seed)
+    return [
+        Story(
+            tuple(_things(4, rng)),
+            SIDES[rng.integers(2)],
+            tuple(rng.integers(4, size=4).tolist()),
+            int(rng.integers(2)),
+            tuple(rng.integers(len(SENTENCES[0]), size=EVENTS).tolist()),
+        )
+        for _ in range(n)
+    ]
+
+
+TWINS = ("first word", "third word", "second colour", "fourth colour", "side")
+
+
+def near_twin(story: Story, seed: int, change: str | None = None) -> Story:
+    """The story with one attribute changed (one of TWINS) and told in other words; only the side is told in words."""
+    rng = np.random.default_rng(seed)
+    change = TWINS[rng.integers(len(TWINS))] if change is None else change
+    if change not in TWINS:
+        raise InputError(f"change={change!r}: a twin differs by one of {', '.join(TWINS)}.")
+    things, side = list(story.things), story.side
+    if change == "side":
+        side = _other(SIDES, side, rng)
+    else:
+        at = ("first", "second", "third", "fourth").index(change.split()[0])
+        thing = things[at]
+        if change.endswith("word"):
+            taken = {t.word for t in things}
+            words = [w for w in KINDS[KIND_OF[thing.word]] if w == thing.word or w not in taken]
+            if len(words) < 2:  # its siblings stand elsewhere in the story
+                return near_twin(story, seed, "side")
+            things[at] = replace(thing, word=_other(words, thing.word, rng))
+        else:
+            things[at] = replace(thing, colour=_other(COLOURS, thing.colour, rng))
+    return replace(retold(story, seed), things=tuple(things), side=side)
+
+
+def retold(story: Story, seed: int) -> Story:
+    """The same events in other words, the things in other places."""
+    rng = np.random.default_rng(seed)
+    forms = tuple(int((f + 1 + rng.integers(len(SENTENCES[0]) - 1)) % len(SENTENCES[0])) for f in story.forms)
+    return replace(story, forms=forms, cells=tuple(rng.integers(4, size=4).tolist()), row=int(rng.integers(2)))
+
+
+def told(story: Story, pictures: Sequence[Slice], shown: Sequence[bool], said: Sequence[bool]) -> list[Slice]:
+    """sentence 1, picture 1, sentence 2, ...: of the first four events what is shown and said, of the last what is."""
+    slices = []
+    for e, (sentence, picture) in enumerate(zip(story.sentences(), pictures, strict=True)):
+        slices += ([sentence] if said[e] else []) + ([picture] if shown[e] else [])
+    return slices
+
+
+# --- the corpus -----------------------------------------------------------------------------------------------------
+
+MIX = {"story": 0.40, "pair": 0.20, "question": 0.40}
+
+
+def corpus(n: int, seed: int, mix: dict[str, float] | None = None, lone: bool = True) -> Documents:
+    """n training documents; stories in groups of four: a story, a near-twin, a retelling and another story.
+
+    story: half with all sentences and four pictures, one in four without pictures, one in four with each of the first
+        four events shown, said, or both; then the question what the last picture shows. Its `lone` slice is that
+        picture.
+    pair: a picture and its caption; the `lone` slice is the caption.
+    question: a picture (or several, or a reference and a picture) and a question with its answer.
+    """
+    mix = MIX if mix is None else mix
+    rng = np.random.default_rng(seed)
+    counts = {kind: round(n * share) for kind, share in mix.items()}
+    counts["question"] = n - counts.get("story", 0) - counts.get("pair", 0)
+    album, documents = _Album(), []
+    group: list[Story] = []
+    for k in range(counts.get("story", 0)):
+        if not group:
+            one, another = sample(2, int(rng.integers(2**31)))
+            group = [another, retold(one, k), near_twin(one, k), one]
+        documents.append(_story_document(group.pop(), album, rng, lone))
+    for _ in range(counts.get("pair", 0)):
+        shown = view(_things(int(rng.integers(1, 3)), rng), rng)
+        said = caption(shown, int(rng.integers(len(CAPTIONS))))
+        documents.append(Document((album.add(shown), said), "pair", lone=said if lone else None))
+    makers = (_presence, _colour, _what, _where, _either, _several, _order, _reference)
+    for k in range(counts["question"]):
+        documents.append(makers[k % len(makers)](album, rng))
+    order = rng.permutation(len(documents))
+    return Documents(tuple(documents[i] for i in order), render(album.views, seed))
+
+
+def _story_document(story: Story, album: _Album, rng: np.random.Generator, lone: bool) -> Document:
+    views = story.views()
+    form = rng.integers(4)
+    shown, said = [form != 2] * 4 + [False], [True] * EVENTS
+    if form == 3:
+        how = rng.integers(3, size=4)  # shown, said, both
+        shown, said = [*(how != 1), False], [*(how != 0), True]
+    pictures = [album.add(v) if s else Slice() for v, s in zip(views, shown, strict=True)]
+    asked = _say(LAST_QUESTION, "question")
+    last = album.add(views[-1]) if lone else None
+    slices = (*told(story, pictures, shown, said), asked)
+    return Document(slices, "story", phrase(views[-1]), lone=last)
+
+
+def _ask(slices: Sequence[Slice], text: str, answer: str, choices: Sequence[str]) -> Document:
+    return Document((*slices, _say(text, *text.split())), "question", answer, tuple(choices))
+
+
+def _presence(album: _Album, rng: np.random.Generator) -> Document:
+    """Balanced; what is absent is of the same kind as something shown (adversarial, as POPE's)."""
+    things = _things(int(rng.integers(1, 3)), rng)
+    word = things[rng.integers(len(things))].word
+    answer = ("yes", "no")[rng.integers(2)]
+    if answer == "no":
+        absent = [w for w in KINDS[KIND_OF[word]] if w not in {t.word for t in things}]
+        word = absent[rng.integers(len(absent))]
+    return _ask([album.add(view(things, rng))], f"is there {with_article(word)}?", answer, ("yes", "no"))
+
+
+def _colour(album: _Album, rng: np.random.Generator) -> Document:
+    things = _things(int(rng.integers(1, 3)), rng)
+    thing = things[rng.integers(len(things))]
+    return _ask([album.add(view(things, rng))], f"what colour is the {thing.word}?", thing.colour, COLOURS)
+
+
+def _what(album: _Album, rng: np.random.Generator) -> Document:
+    things = _things(int(rng.integers(1, 3)), rng)
+    shown = view(things, rng)
+    k = rng.integers(len(things))
+    return _ask([album.add(shown)], f"what is {shown.sides()[k]}?", things[k].word, WORDS)
+
+
+def _where(album: _Album, rng: np.random.Generator) -> Document:
+    things = _things(int(rng.integers(1, 3)), rng)
+    shown = view(things, rng)
+    k = rng.integers(len(things))
+    return _ask([album.add(shown)], f"where is the {things[k].word}?", shown.sides()[k], SIDES)
+
+
+def _either(album: _Album, rng: np.random.Generator) -> Document:
+    return _twins(album, rng)[int(rng.integers(2))]
+
+
+def _several(album: _Album, rng: np.random.Generator) -> Document:
+    things = _things(int(rng.integers(2, 7)), rng)
+    return _about(things, int(rng.integers(len(things))), album, rng)
+
+
+def _about(things: Sequence[Thing], at: int, album: _Album, rng: np.random.Generator) -> Document:
+    pictures = [album.add(view([t], rng)) for t in things]
+    return _ask(pictures, f"what colour is the {things[at].word}?", things[at].colour, COLOURS)
+
+
+ORDINALS = ("first", "second", "third", "fourth")
+
+
+def _order(album: _Album, rng: np.random.Generator) -> Document:
+    things = _things(int(rng.integers(2, 5)), rng)
+    k = int(rng.integers(len(things)))
+    pictures = [album.add(view([t], rng)) for t in things]
+    return _ask(pictures, f"what is {ORDINALS[k]}?", things[k].word, WORDS)
+
+
+KEEPER_QUESTION = "who keeps it?"
+
+
+def _reference(album: _Album, rng: np.random.Generator) -> Document:
+    thing, keeper = _thing(rng), KEEPERS[rng.integers(len(KEEPERS))]
+    seen, asked = (album.add(view([thing], rng)) for _ in range(2))
+    return with_reference(_ask([asked], KEEPER_QUESTION, keeper, KEEPERS), _ask([seen], KEEPER_QUESTION, keeper, ()))
+
+
+def with_reference(query: Document, reference: Document) -> Document:
+    """The query after a retrieved item: its picture, question and answer."""
+    known = (*reference.slices, _say(f"{reference.answer}.", reference.answer))
+    return replace(query, slices=(*known, *query.slices))
+
+
+# --- what a model is measured on --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RetrievalSplit:
+    """VIST's protocol: which of all pictures of all stories is the last of this one?
+
+    Attributes:
+        captions, interleaved: a query a story: five sentences (5c), or sentence 1, picture 1, ... sentence 5 (5c+4i).
+        pool: one-picture documents, five a story, in order; `images` are theirs.
+        target: "story" index into the pool. seen: "story 4", the pool's pictures that an interleaved query shows.
+    """
+
+    captions: tuple[Document, ...]
+    interleaved: tuple[Document, ...]
+    pool: tuple[Document, ...]
+    target: np.ndarray
+    seen: np.ndarray
+    images: np.ndarray
+
+
+def retrieval_split(n: int, seed: int) -> RetrievalSplit:
+    """n stories (even), half of them near-twins of the other half; the pool is their 5 n pictures."""
+    if n < 2 or n % 2:
+        raise InputError(f"A retrieval split of {n} stories was asked for; it takes an even number, for their twins.")
+    base = sample(n // 2, seed)
+    stories = [s for k, one in enumerate(base) for s in (one, near_twin(one, seed + k))]
+    album = _Album()
+    queries, interleaved, pool = [], [], []
+    for story in stories:
+        pictures = [album.add(v) for v in story.views()]
+        every, never = [True] * EVENTS, [False] * EVENTS
+        queries.append(Document(tuple(told(story, pictures, never, every)), "story"))
+        interleaved.append(Document(tuple(told(story, pictures, [*every[:4], False], every)), "story"))
+        pool += [Document((picture,), "pair") for picture in pictures]
+    first = EVENTS * np.arange(n)
+    seen = first[:, None] + np.arange(EVENTS - 1)
+    images = render(album.views, seed)
+    return RetrievalSplit(tuple(queries), tuple(interleaved), tuple(pool), first + EVENTS - 1, seen, images)
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """pictures[i] and texts[i] belong together; documents of one slice each."""
+
+    pictures: tuple[Document, ...]
+    texts: tuple[Document, ...]
+    images: np.ndarray
+
+
+def pair_set(n: int, seed: int) -> PairSet:
+    """n pictures of two things, all different, and their captions."""
+    rng = np.random.default_rng(seed)
+    album, views = _Album(), {}
+    while len(views) < n:
+        shown = view(_things(2, rng), rng)
+        views.setdefault(phrase(shown), shown)
+    pictures = tuple(Document((album.add(v),), "pair") for v in views.values())
+    texts = tuple(Document((caption(v, int(rng.integers(len(CAPTIONS)))),), "pair") for v in views.values())
+    return PairSet(pictures, texts, render(album.views, seed))
+
+
+def winoground(n: int, seed: int) -> PairSet:
+    """n pairs of pairs, rows 2k and 2k+1: the same words in another order (colours or places change hands)."""
+    rng = np.random.default_rng(seed)
+    album, pictures, texts = _Album(), [], []
+    for k in range(n):
+        a, b = _things(2, rng)
+        b = replace(b, colour=_other(COLOURS, a.colour, rng))
+        other = (Thing(a.word, b.colour), Thing(b.word, a.colour)) if k % 2 else (b, a)
+        form = int(rng.integers(len(CAPTIONS)))
+        for things in ((a, b), other):
+            shown = view(things, rng)
+            pictures.append(Document((album.add(shown),), "pair"))
+            texts.append(Document((caption(shown, form),), "pair"))
+    return PairSet(tuple(pictures), tuple(texts), render(album.views, seed))
+
+
+def questions(kind: str, n: int, seed: int) -> Documents:
+    """n questions of one kind: presence, colour, what, where, several or order (over several pictures)."""
+    makers = {
+        "presence": _presence,
+        "colour": _colour,
+        "what": _what,
+        "where": _where,
+        "several": _several,
+        "order": _order,
+    }
+    if kind not in makers:
+        raise InputError(f"kind={kind!r}: accepted are {', '.join(makers)}.")
+    rng, album = np.random.default_rng(seed), _Album()
+    documents = tuple(makers[kind](album, rng) for _ in range(n))
+    return Documents(documents, render(album.views, seed))
+
+
+def twins(n: int, seed: int) -> Documents:
+    """n near-twin pictures, rows 2k and 2k+1, with one question of two answers: each is right for one of them."""
+    rng, album = np.random.default_rng(seed), _Album()
+    documents = [d for _ in range(n // 2) for d in _twins(album, rng)]
+    return Documents(tuple(documents), render(album.views, seed))
+
+
+def _twins(album: _Album, rng: np.random.Generator) -> list[Document]:
+    a, b = _things(2, rng)
+    change = rng.integers(3)
+    if change == 0:  # colour
+        other = replace(a, colour=_other(COLOURS, a.colour, rng))
+        options, views = (a.colour, other.colour), ([a, b], [other, b])
+        text = f"is the {a.word} {{}} or {{}}?"
+    elif change == 1:  # word, of one kind
+        words = [w for w in KINDS[KIND_OF[a.word]] if w != b.word]
+        other = replace(a, word=_other(words, a.word, rng))
+        options, views = (a.word, other.word), ([a, b], [other, b])
+        text = "is that a {} or a {}?"
+    else:
+        options, views = SIDES, ([a, b], [b, a])
+        text = f"is the {a.word} {{}} or {{}}?"
+    text = text.format(*(options if rng.integers(2) else options[::-1]))
+    row = 2 * int(rng.integers(2))
+    pictures = [album.add(View(tuple(things), (row, row + 1))) for things in views]
+    return [_ask([p], text, answer, options) for p, answer in zip(pictures, options, strict=True)]
+
+
+def positions(n: int, seed: int, length: int = 6) -> Documents:
+    """n questions over `length` pictures; row k * length + p has the useful picture at place p."""
+    rng, album, documents = np.random.default_rng(seed), _Album(), []
+    for _ in range(n):
+        useful, *rest = _things(length, rng)
+        first = _about([useful, *rest], 0, album, rng)
+        picture, others, question = first.slices[0], first.slices[1:-1], first.slices[-1]
+        for p in range(length):
+            documents.append(replace(first, slices=(*others[:p], picture, *others[p:], question)))
+    return Documents(tuple(documents), render(album.views, seed))
+
+
+def story_questions(n: int, seed: int) -> Documents:
+    """n stories told with all sentences and four pictures, and the question what the last picture shows."""
+    album, documents = _Album(), []
+    for story in sample(n, seed):
+        pictures = [album.add(v) for v in story.views()[:4]] + [Slice()]
+        slices = told(story, pictures, [True] * 4 + [False], [True] * EVENTS)
+        documents.append(Document((*slices, _say(LAST_QUESTION)), "story", phrase(story.views()[-1])))
+    return Documents(tuple(documents), render(album.views, seed))
+
+
+@dataclass(frozen=True)
+class KnowledgeBase:
+    """Who keeps which thing: documents [picture, question] with answers, and queries over other pictures.
+
+    relevant: "query item" bool: items that show the query's thing in the query's colour.
+    """
+
+    items: tuple[Document, ...]
+    queries: tuple[Document, ...]
+    relevant: np.ndarray
+    images: np.ndarray
+
+
+def knowledge_base(n: int, seed: int) -> KnowledgeBase:
+    """An item for each thing in each colour, each with a keeper drawn from `seed`, and n queries."""
+    rng, album = np.random.default_rng(seed), _Album()
+    things = [Thing(word, colour) for word in WORDS for colour in COLOURS]
+    keeper = rng.integers(len(KEEPERS), size=len(things))
+    asked = rng.integers(len(things), size=n)
+    made = [
+        _ask([album.add(view([things[k]], rng))], KEEPER_QUESTION, KEEPERS[keeper[k]], KEEPERS)
+        for k in [*range(len(things)), *asked]
+    ]
+    relevant = asked[:, None] == np.arange(len(things))
+    return KnowledgeBase(tuple(made[: len(things)]), tuple(made[len(things) :]), relevant, render(album.views, seed))
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def write_folder(found: Documents, folder: str | Path) -> Path:
+    """Documents -> `documents.jsonl` (one a line: {"slices": [{"image": "0.png"} | {"text": "..."}]}) and its pictures.
+
+    A question that ends a document stays its last slice; its answer stands in the line as "answer".
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(found.images):
+        Image.fromarray(image).save(folder / f"{i:05}.png")
+    lines = []
+    for document in found.documents:
+        slices = [{"image": f"{s.image:05}.png"} if s.is_image else {"text": s.text} for s in document.slices]
+        lines.append(json.dumps({"slices": slices} | ({"answer": document.answer} if document.answer else {})))
+    part = folder / "documents.jsonl.part"
+    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    os.replace(part, folder / "documents.jsonl")
+    return folder
+
+
+def read_folder(folder: str | Path, size: int = SIZE) -> Documents:
+    """The inverse of `write_folder`, for folders of a reader's own; pictures are cut to squares of `size` px.
+
+    Raises:
+        InputError: no folder or no documents.jsonl; a line that is no such document; a document of one slice or
+            without pictures, an empty answer; a picture that is missing or cannot be read.
+    """
+    folder = Path(folder).expanduser()
+    file = folder / "documents.jsonl"
+    if not file.is_file():
+        what = "holds no documents.jsonl" if folder.is_dir() else "does not exist"
+        raise InputError(f'The data folder {folder} {what}; it needs one, with a line {{"slices": [...]}} a document.')
+    paths: dict[str, int] = {}
+    documents = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            documents.append(_read_line(line, f"documents.jsonl, line {number}", folder, paths))
+    if not documents:
+        raise InputError(f"{file} holds no document; it needs one a line.")
+    return Documents(tuple(documents), read_images([folder / name for name in paths], size))
+
+
+def _read_line(line: str, where: str, folder: Path, paths: dict[str, int]) -> Document:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where}, is no JSON ({error}).") from None
+    given = record.get("slices") if isinstance(record, dict) else None
+    if not isinstance(given, list) or not all(
+        isinstance(s, dict) and len(s) == 1 and isinstance(s.get("text", s.get("image")), str) for s in given
+    ):
+        raise InputError(f'{where}: accepted is {{"slices": [{{"image": "a.png"}}, {{"text": "..."}}, ...]}}.')
+    slices = []
+    for part in given:
+        if "text" in part:
+            if not part["text"].strip():
+                raise InputError(f"{where}, has an empty text; leave it out or fill it.")
+            slices.append(Slice(text=part["text"].strip()))
+            continue
+        name = part["image"]
+        if not (folder / name).is_file():
+            raise InputError(f"{where}, names the picture {name}, which is not in {folder}.")
+        slices.append(Slice(image=paths.setdefault(name, len(paths))))
+    answer = record.get("answer", "")
+    if "answer" in record and (not isinstance(answer, str) or not answer.strip()):
+        raise InputError(f"{where}, has an empty answer; leave it out or fill it.")
+    if len(slices) < 2:
+        raise InputError(f"{where}, is a document of {len(slices)} slice; it takes two or more to align.")
+    if not any(s.is_image for s in slices):
+        raise InputError(f"{where}, is a document without pictures; each needs one or more.")
+    return Document(tuple(slices), "own", answer, lone=slices[-1])
