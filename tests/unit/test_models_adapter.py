@@ -481,7 +481,7 @@ def test_what_cannot_be_loaded_is_told_in_a_sentence(tmp_path):
         load_mllm("nowhere")
     with refused("is no Hugging Face checkpoint: the folder has no config.json."):
         load_mllm(str(tmp_path))
-    with refused("clip-emoji is a CLIPModel; accepted are LlavaForConditionalGeneration, Blip2For"):
+    with refused("clip-emoji is a CLIPModel; accepted here: LlavaForConditionalGeneration, Blip2For"):
         load_mllm("clip-emoji")
     model, processor = make_llava()
     processor.save_pretrained(tmp_path)

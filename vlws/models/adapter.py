@@ -9,12 +9,10 @@ Every model takes the same road: pictures -> `vision_features` (frozen, worth ca
 Q-Former) -> `embed` (text with the pictures in place) -> `run`. Modules that peft replaces in the model keep working.
 """
 
-import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +36,7 @@ from transformers import (
 from transformers.utils import ModelOutput, logging
 
 from vlws.errors import InputError
-from vlws.models.load import ASSETS, _hub, pixels, resolve_device, shipped
+from vlws.models.load import locate, pixels, resolve_device
 
 MARK = "<image>"  # stands for one picture in every text
 IGNORED = -100  # label of a token without a loss
@@ -475,15 +473,10 @@ def load_mllm(name: str, device: str = "auto", dtype: torch.dtype = torch.float3
         InputError: no such folder or hub id, a hub that cannot be reached, a checkpoint of another class, or one that
             is not complete.
     """
-    config, source = _locate(name)
-    given = json.loads(config.read_text(encoding="utf-8"))
     kinds = {kind.config_class.model_type: kind for kind in ADAPTERS}
-    if given.get("model_type") not in kinds:
-        raise InputError(
-            f"{name} is a {(given.get('architectures') or [given.get('model_type')])[0]}; accepted are {ACCEPTED}."
-        )
-    where = resolve_device(device)
-    kind = kinds[given["model_type"]]
+    names = {model_type: kind.__name__ for model_type, kind in kinds.items()}
+    source, model_type = locate(name, names, example="Salesforce/blip2-opt-2.7b")
+    kind, where = kinds[model_type], resolve_device(device)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # torchvision is not needed: the PIL processors do the same
     try:
@@ -499,18 +492,3 @@ def load_mllm(name: str, device: str = "auto", dtype: torch.dtype = torch.float3
     if report["missing_keys"]:
         raise InputError(f"{name} holds no complete checkpoint: its weights lack {min(report['missing_keys'])}.")
     return adapt(model.to(where).eval(), processor)
-
-
-def _locate(name: str) -> tuple[Path, str]:
-    """(config.json, where to load from) of a name."""
-    folder = ASSETS / name if name in shipped() else Path(name).expanduser()
-    if (folder / "config.json").is_file():
-        return folder / "config.json", str(folder)
-    if folder.is_dir():
-        raise InputError(f"{name} is no Hugging Face checkpoint: the folder has no config.json.")
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return _hub(name)
-    raise InputError(
-        f"There is no backbone {name!r}: accepted are a shipped name ({', '.join(shipped())}), a folder written by "
-        "save_pretrained, or a hub id such as Salesforce/blip2-opt-2.7b."
-    )

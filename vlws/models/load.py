@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from vlws.errors import InputError
 
 ASSETS = Path(__file__).parent / "assets"
 REACH_SECONDS = 5.0
+CLIP = {"clip": "CLIPModel"}
 
 
 class Clip(NamedTuple):
@@ -54,7 +55,7 @@ def load_clip(name: str = "clip-emoji", device: str = "auto") -> Clip:
     Raises:
         InputError: no such folder or hub id, a hub that cannot be reached, or a checkpoint of another class.
     """
-    source = locate(name)
+    source, _ = locate(name)
     where = resolve_device(device)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # torchvision is not needed: the PIL processor does the same
@@ -71,8 +72,17 @@ def load_clip(name: str = "clip-emoji", device: str = "auto") -> Clip:
     return Clip(model, processor)
 
 
-def locate(name: str, model_type: str = "clip") -> str:
-    """The folder or hub id behind a name, once its config is known to be there and of the right `model_type`."""
+def locate(
+    name: str, classes: Mapping[str, str] = CLIP, example: str = "openai/clip-vit-base-patch32"
+) -> tuple[str, str]:
+    """The folder or hub id behind a name, and its model_type, once its config is there and one of `classes`.
+
+    Args:
+        classes: model_type -> class name.
+
+    Raises:
+        InputError: no such folder or hub id, a hub that cannot be reached, a checkpoint of another class.
+    """
     folder = ASSETS / name if name in shipped() else Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -83,15 +93,16 @@ def locate(name: str, model_type: str = "clip") -> str:
     else:
         raise InputError(
             f"There is no backbone {name!r}: accepted are a shipped name ({', '.join(shipped())}), a folder written by "
-            "save_pretrained, or a hub id such as openai/clip-vit-base-patch32."
+            f"save_pretrained, or a hub id such as {example}."
         )
     given = json.loads(config.read_text(encoding="utf-8"))
-    if given.get("model_type") != model_type:
+    kind = given.get("model_type")
+    if kind not in classes:
         raise InputError(
-            f"{name} is a {(given.get('architectures') or [given.get('model_type')])[0]}; accepted is a model of type "
-            f"{model_type!r}, such as openai/clip-vit-base-patch32 or the shipped clip-emoji."
+            f"{name} is a {(given.get('architectures') or [kind])[0]}; accepted here: {', '.join(classes.values())}, "
+            f"such as {example}."
         )
-    return source
+    return source, kind
 
 
 def _hub(name: str) -> tuple[Path, str]:
