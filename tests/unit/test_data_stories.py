@@ -1,0 +1,172 @@
+"""Stories: what their last event depends on, the balance of the sets, and folders of a reader's own."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlws.data import stories
+from vlws.errors import InputError
+
+
+def test_the_same_seed_gives_the_same_documents():
+    one, two, other = (stories.corpus(40, seed) for seed in (3, 3, 4))
+    assert one.documents == two.documents
+    assert (one.images == two.images).all()
+    assert one.documents != other.documents
+
+
+def test_every_word_has_a_picture_and_every_kind_three_words():
+    assert len(stories.WORDS) == 24
+    assert all(len(words) == 3 for words in stories.KINDS.values())
+    assert len({stories.sprite(word) for word in stories.WORDS}) == 24
+
+
+@pytest.mark.parametrize("change", stories.TWINS)
+def test_the_last_picture_depends_on_every_earlier_event(change):
+    story = next(
+        s for s in stories.sample(50, 1) if len({stories.KIND_OF[t.word] for t in s.things}) == 4
+    )  # every thing has siblings to change into
+    twin = stories.near_twin(story, 7, change)
+    assert twin.views()[-1].things != story.views()[-1].things
+    differing = [k for k in range(4) if twin.things[k] != story.things[k]]
+    assert len(differing) == (0 if change == "side" else 1)
+
+
+def test_sentences_leave_out_what_the_last_picture_needs():
+    story = stories.sample(1, 2)[0]
+    told = " ".join(s.text for s in story.sentences())
+    assert story.things[0].word not in told.split()
+    assert story.things[2].word not in told.split()
+    assert not any(colour in told for colour in stories.COLOURS)
+    # only a twin in the side is told otherwise, paraphrases aside
+    same_words = replace(stories.near_twin(story, 5, "second colour"), forms=story.forms)
+    assert [s.text for s in same_words.sentences()] == [s.text for s in story.sentences()]
+
+
+def test_retold_stories_have_other_words_and_the_same_end():
+    for story in stories.sample(20, 3):
+        again = stories.retold(story, 1)
+        assert again.views()[-1].things == story.views()[-1].things
+        pairs = zip(story.sentences(), again.sentences(), strict=True)
+        assert all(a.text != b.text for a, b in pairs)
+
+
+def test_retrieval_split_follows_the_protocol():
+    split = stories.retrieval_split(200, 5)
+    assert len(split.pool) == len(split.images) == 1000
+    for k in (0, 1, 117):
+        query = split.interleaved[k].slices
+        assert [s.is_image for s in query] == [False, True] * 4 + [False]
+        assert [s.image for s in query if s.is_image] == split.seen[k].tolist()
+        assert split.target[k] == split.seen[k][-1] + 1
+        assert [s.is_image for s in split.captions[k].slices] == [False] * 5
+    target = {split.pool[t].slices[0].features[:2] for t in split.target}
+    assert len(target) > 60
+    with pytest.raises(InputError, match="even number"):
+        stories.retrieval_split(3, 0)
+
+
+def test_winoground_pairs_have_the_same_words_in_another_order():
+    found = stories.winoground(20, 6)
+    for k in range(0, 40, 2):
+        one, two = (found.texts[k + j].slices[0].text.replace("an ", "a ") for j in (0, 1))
+        assert one != two
+        assert Counter(one.rstrip(".").split()) == Counter(two.rstrip(".").split())
+        assert (found.images[k] != found.images[k + 1]).any()
+
+
+def test_presence_is_balanced_and_adversarial():
+    found = stories.questions("presence", 400, 7)
+    answers = Counter(d.answer for d in found.documents)
+    assert 160 < answers["yes"] < 240
+    for document in found.documents:
+        shown = {f for f in document.slices[0].features if f in stories.KIND_OF}
+        asked = document.slices[-1].text.rstrip("?").split()[-1]
+        assert (asked in shown) == (document.answer == "yes")
+        assert stories.KIND_OF[asked] in {stories.KIND_OF[w] for w in shown}
+    with pytest.raises(InputError, match="accepted are presence"):
+        stories.questions("weather", 1, 0)
+
+
+def test_twins_share_a_question_and_not_an_answer():
+    found = stories.twins(60, 8)
+    for one, two in zip(found.documents[::2], found.documents[1::2], strict=True):
+        assert one.slices[-1].text == two.slices[-1].text
+        assert {one.answer, two.answer} == set(one.choices) == set(two.choices)
+
+
+def test_positions_move_the_useful_picture_alone():
+    found = stories.positions(3, 9)
+    for k in range(3):
+        six = found.documents[6 * k : 6 * k + 6]
+        useful = six[0].slices[0]
+        assert [d.slices.index(useful) for d in six] == list(range(6))
+        assert len({frozenset(d.slices) for d in six}) == 1
+        assert {d.answer for d in six} == {useful.features[1].split()[0]}
+
+
+def test_knowledge_base_queries_show_other_pictures_of_known_things():
+    base = stories.knowledge_base(30, 10)
+    assert base.relevant.sum(1).tolist() == [1] * 30
+    for query, row in zip(base.queries, base.relevant, strict=True):
+        item = base.items[int(row.argmax())]
+        assert item.answer == query.answer
+        assert item.slices[0].image != query.slices[0].image
+        assert item.slices[0].features[1] == query.slices[0].features[1]
+        assert item.answer not in " ".join(s.text for s in item.slices)  # the key does not hold the answer
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_reads_back_as_it_was_written(tmp_path):
+    found = stories.corpus(20, 11)
+    stories.write_folder(found, tmp_path / "own")
+    back = stories.read_folder(tmp_path / "own")
+    assert len(back) == len(found)
+    for one, two in zip(found.documents, back.documents, strict=True):
+        assert [s.text for s in one.slices] == [s.text for s in two.slices]
+        assert one.answer == two.answer
+        for a, b in zip(one.slices, two.slices, strict=True):
+            if a.is_image:
+                assert (found.images[a.image] == back.images[b.image]).all()
+
+
+GOOD = {"slices": [{"image": "a.png"}, {"text": "a red cat."}]}
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"slices": [', "line 1, is no JSON"),
+        (json.dumps({"pictures": []}), "accepted is"),
+        (json.dumps({"slices": [{"image": "a.png", "text": "both"}]}), "accepted is"),
+        (json.dumps({"slices": [{"image": 3}]}), "accepted is"),
+        (json.dumps({"slices": [{"image": "a.png"}]}), "is a document of 1 slice"),
+        (json.dumps({"slices": [{"text": "one"}, {"text": "two"}]}), "is a document without pictures"),
+        (json.dumps({"slices": [{"image": "b.png"}, {"text": "two"}]}), "names the picture b.png, which is not in"),
+        (json.dumps({"slices": [{"image": "a.png"}, {"text": "  "}]}), "has an empty text"),
+        (json.dumps(GOOD | {"answer": " "}), "has an empty answer"),
+        ("", "holds no document"),
+    ],
+)
+def test_a_folder_that_cannot_be_read_is_refused_in_one_sentence(tmp_path, line, told):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "documents.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match=told):
+        stories.read_folder(tmp_path)
+
+
+def test_a_missing_folder_or_file_and_a_broken_picture_are_refused(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        stories.read_folder(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"holds no documents\.jsonl"):
+        stories.read_folder(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "documents.jsonl").write_text(json.dumps(GOOD))
+    with pytest.raises(InputError, match="no picture that can be read"):
+        stories.read_folder(tmp_path)

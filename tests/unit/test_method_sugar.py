@@ -1,0 +1,496 @@
+"""Sugar: labels against hand-made references, the loss, the slice ends, training, retrieval."""
+
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from vlws.data import stories
+from vlws.errors import InputError
+from vlws.methods import sugar
+from vlws.models.adapter import adapt
+from vlws.models.experts import SliceEmbeddings, encoder_experts, latent_experts, slices_of
+from vlws.models.interleave import Reader
+from vlws.models.load import load_clip
+from vlws.models.pretrain_llava import make_processor
+from vlws.train import Diverged
+
+
+def random_slices(n: int, seed: int = 0, dim: int = 8) -> SliceEmbeddings:
+    generator = torch.Generator().manual_seed(seed)
+    parts = [F.normalize(torch.randn(n, dim, generator=generator), dim=-1) for _ in range(2)]
+    return SliceEmbeddings(torch.cat(parts, 1), torch.randint(0, 2, (n,), generator=generator), dim)
+
+
+def path_sum(kappa: np.ndarray) -> float:
+    """K by its definition: the sum over all monotone paths of the product of local kernels."""
+    n, m = kappa.shape
+
+    def from_cell(i: int, j: int) -> float:
+        if (i, j) == (n - 1, m - 1):
+            return kappa[i, j]
+        steps = [(i + 1, j), (i, j + 1), (i + 1, j + 1)]
+        return kappa[i, j] * sum(from_cell(a, b) for a, b in steps if a < n and b < m)
+
+    return from_cell(0, 0)
+
+
+def kappa(distance: np.ndarray, sigma: float) -> np.ndarray:
+    s = np.exp(-distance / (2 * sigma**2))
+    return s / (2 - s)
+
+
+def labels_of(distance, prefixes, **options):
+    sample = torch.arange(len(prefixes))
+    return sugar.alignment_labels(distance, [torch.tensor(p) for p in prefixes], sample, **options).matrix.numpy()
+
+
+# --- labels ---------------------------------------------------------------------------------------------------------
+
+
+def test_labels_equal_the_sum_over_all_paths():
+    slices = random_slices(12)
+    distance = sugar.slice_distances(slices, torch.arange(12))
+    prefixes = [[0, 1, 2], [3, 4, 5, 6], [7, 8], [9, 10, 11]]
+    found = labels_of(distance, prefixes, delta=0.7)
+    d = distance.numpy().astype(float)
+    for i, x in enumerate(prefixes):
+        for j, y in enumerate(prefixes):
+            sigma = 0.7 * math.sqrt((len(x) + len(y)) / 2)
+            k = [path_sum(kappa(d[np.ix_(a, b)], sigma)) for a, b in ((x, y), (x, x), (y, y))]
+            expected = 1.0 if i == j else min(1.0, k[0] / math.sqrt(k[1] * k[2]))
+            assert found[i, j] == pytest.approx(expected, rel=1e-4), (i, j)
+
+
+@pytest.mark.parametrize(
+    ("y", "sigma", "expected"),
+    [([1.0, 2, 2, 3], 2.0, 0.8393), ([1.0, 2, 2, 3, 4], 1.0, 0.2734)],
+)
+def test_labels_of_two_known_sequences(y, sigma, expected):
+    values = torch.tensor([1.0, 2, 3, *y])[:, None]
+    distance = (values - values.T).square()
+    lengths = (3, len(y))
+    found = labels_of(distance, [[0, 1, 2], [*range(3, 3 + len(y))]], delta=sigma / math.sqrt(sum(lengths) / 2))
+    assert found[0, 1] == pytest.approx(expected, abs=5e-5)
+
+
+def test_equal_slices_give_ratios_of_delannoy_numbers():
+    """Unnormalised, n equal slices would give 1, 3, 13, 63, 321; normalised, labels decay with the lengths alone."""
+    found = labels_of(torch.zeros(20, 20), [[*range(n)] for n in (1, 2, 4, 5, 8, 9)])
+    assert found.max() <= 1
+    for i, j, expected in [(0, 1, 0.58), (2, 3, 0.91), (0, 3, 0.056), (4, 5, 0.95), (0, 5, 0.002), (3, 5, 0.40)]:
+        assert found[i, j] == pytest.approx(expected, abs=0.01)
+
+
+def test_five_orthonormal_slices():
+    """The figures of a swap, a reversal, disjoint sequences, a doubled slice and prefixes, at delta 0.7."""
+    distance = 2 * (1 - torch.eye(10))
+    x = [0, 1, 2, 3, 4]
+    cases = [
+        ([1, 0, 2, 3, 4], 0.50),
+        ([0, 2, 1, 3, 4], 0.65),
+        (x[::-1], 0.10),
+        ([5, 6, 7, 8, 9], 0.06),
+        ([*x, 4], 0.77),
+        ([0, 1, 2, 3], 0.45),
+        ([0], 0.004),
+    ]
+    found = labels_of(distance, [x, *(y for y, _ in cases)])
+    assert found[0, 1:] == pytest.approx([expected for _, expected in cases], abs=0.006)
+    mean = labels_of(distance, [x, *(y for y, _ in cases)], kind="mean")
+    assert mean[0, 1:4] == pytest.approx([0.2] * 3)  # blind to order
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(["gak", "mean", "dtw", "soft_dtw"]))
+def test_labels_are_symmetric_bounded_and_one_on_the_diagonal(seed, kind):
+    rng = np.random.default_rng(seed)
+    slices = random_slices(12, seed)
+    distance = sugar.slice_distances(slices, torch.arange(12))
+    prefixes = [rng.integers(12, size=rng.integers(1, 7)).tolist() for _ in range(6)]
+    found = labels_of(distance, prefixes, kind=kind)
+    assert found == pytest.approx(found.T, abs=1e-5)
+    assert np.diag(found) == pytest.approx(np.ones(6), abs=1e-5)
+    if kind in ("gak", "dtw", "soft_dtw"):  # cosines of one-slice prefixes may be negative
+        longer = [i for i, p in enumerate(prefixes) if len(p) > 1]
+        assert ((found[longer] >= 0) & (found[longer] <= 1)).all()
+
+
+def test_dtw_and_soft_dtw_are_the_best_path_and_the_plain_sum():
+    slices = random_slices(7, 3)
+    distance = sugar.slice_distances(slices, torch.arange(7))
+    x, y = [0, 1, 2], [3, 4, 5, 6]
+    sigma = 0.7 * math.sqrt(3.5)
+    d = distance.numpy().astype(float)
+    plain = [path_sum(np.exp(-d[np.ix_(a, b)] / (2 * sigma**2))) for a, b in ((x, y), (x, x), (y, y))]
+    assert labels_of(distance, [x, y], kind="soft_dtw")[0, 1] == pytest.approx(
+        plain[0] / math.sqrt(plain[1] * plain[2]), rel=1e-4
+    )
+
+    def best(i, j):
+        before = [best(a, b) for a, b in ((i - 1, j), (i, j - 1), (i - 1, j - 1)) if a >= 0 and b >= 0]
+        return d[x[i], y[j]] + (min(before) if before else 0.0)
+
+    assert labels_of(distance, [x, y], kind="dtw")[0, 1] == pytest.approx(
+        math.exp(-best(2, 3) / (2 * sigma**2)), rel=1e-4
+    )
+
+
+def test_triple_kernel_takes_the_part_that_the_modalities_share():
+    slices = random_slices(6, 4)
+    modality = slices.modality
+    found = sugar.slice_distances(slices, torch.arange(6))
+    clip = sugar.slice_distances(slices, torch.arange(6), triple=False)
+    for i in range(6):
+        for j in range(6):
+            part = slice(0, 8) if modality[i] == modality[j] else slice(8, 16)
+            expected = (slices.vectors[i, part] - slices.vectors[j, part]).square().sum()
+            assert found[i, j] == pytest.approx(float(expected), abs=1e-5)
+            if i != j:
+                cross = (slices.cross[i] - slices.cross[j]).square().sum()
+                assert clip[i, j] == pytest.approx(float(cross), abs=1e-5)
+
+
+def test_overrides_one_slice_is_its_cosine_and_one_sample_is_one():
+    slices = random_slices(6, 5)
+    distance = sugar.slice_distances(slices, torch.arange(6))
+    prefixes = [torch.tensor(p) for p in ([0], [3], [0, 1, 2], [3, 4])]
+    found = sugar.alignment_labels(distance, prefixes, torch.tensor([0, 1, 0, 1])).matrix
+    assert found[0, 1] == pytest.approx(float(1 - distance[0, 3] / 2), abs=1e-6)
+    assert found[0, 2] == found[1, 3] == 1
+    assert 0 <= found[2, 3] < 1
+    s = math.exp(-float(distance[0, 3]) / 2 / 0.7**2)  # Theorem 3: without the override, s / (2 - s), sigma = delta
+    assert sugar._kernels(distance[:1, 3:4, None, None].expand(1, 1, 1, 1), torch.tensor([1]), "gak", 0.7).shape == (
+        1,
+        1,
+    )
+    assert kappa(float(distance[0, 3]), 0.7) == pytest.approx(s / (2 - s))
+
+
+def test_clamped_values_are_counted():
+    """E2: two pictures far apart, both at their text: the kernel is not positive definite, and labels can exceed 1."""
+    distance = torch.tensor([[0.0, 4, 0, 0], [4, 0, 0, 0], [0, 0, 0, 4], [0, 0, 4, 0]])
+    prefixes = [torch.tensor([0, 1]), torch.tensor([2, 3])]
+    found = sugar.alignment_labels(distance, prefixes, torch.arange(2), delta=0.5)
+    assert found.matrix[0, 1] == 1
+    assert found.clamped == pytest.approx(0.5)  # both off-diagonal entries of four
+
+
+def test_labels_refuse_an_empty_prefix_and_an_unknown_kind():
+    with pytest.raises(InputError, match="without slices"):
+        sugar.alignment_labels(torch.zeros(2, 2), [torch.tensor([0]), torch.tensor([], dtype=int)], torch.arange(2))
+    with pytest.raises(InputError, match="accepted are gak"):
+        sugar.alignment_labels(torch.zeros(2, 2), [torch.tensor([0])], torch.arange(1), kind="lcs")
+
+
+# --- loss -------------------------------------------------------------------------------------------------------------
+
+
+def test_structure_loss_is_divided_by_n_and_blind_to_order():
+    torch.manual_seed(0)
+    r = F.normalize(torch.randn(5, 3, dtype=torch.float64), dim=-1)
+    labels = torch.rand(5, 5, dtype=torch.float64)
+    labels = (labels + labels.T) / 2
+    loss = sugar.structure_loss(r, labels)
+    assert loss == pytest.approx(float(((r @ r.T - labels) ** 2).mean() * 5))
+    order = torch.randperm(5)
+    assert sugar.structure_loss(r[order], labels[order][:, order]) == pytest.approx(float(loss))
+
+
+def test_no_gradient_passes_into_labels():
+    r = F.normalize(torch.randn(4, 3), dim=-1).requires_grad_()
+    labels = torch.rand(4, 4, requires_grad=True)
+    sugar.structure_loss(r, labels).backward()
+    assert labels.grad is None
+    assert r.grad is not None
+
+
+def test_gradients_of_both_losses():
+    r = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    labels, sample = torch.rand(5, 5, dtype=torch.float64), torch.tensor([0, 0, 1, 1, 2])
+    unit = lambda x: F.normalize(x, dim=-1)  # noqa: E731
+    assert torch.autograd.gradcheck(lambda x: sugar.structure_loss(unit(x), labels), r)
+    assert torch.autograd.gradcheck(lambda x: sugar.contrastive_loss(unit(x), sample), r)
+
+
+def test_contrastive_loss_is_least_where_samples_stand_together():
+    r = torch.eye(4)[[0, 0, 1, 1]]
+    assert sugar.contrastive_loss(r, torch.tensor([0, 0, 1, 1])) < sugar.contrastive_loss(r, torch.tensor([0, 1, 0, 1]))
+    assert sugar.contrastive_loss(r, torch.arange(4)) == 0
+
+
+# --- the model ------------------------------------------------------------------------------------------------------
+
+
+@cache
+def processor():
+    return make_processor()
+
+
+def tiny(seed: int = 0):
+    """A random-weight LLaVA: 4 patches a picture, 2 layers."""
+    made = processor()
+    made.patch_size = 16
+    torch.manual_seed(seed)
+    text = LlamaConfig(
+        vocab_size=len(made.tokenizer),
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+    )
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlavaConfig(
+        vision_config=vision | {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 16},
+        text_config=text.to_dict(),
+        image_token_id=made.tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+    return adapt(LlavaForConditionalGeneration(config).eval(), made)
+
+
+@pytest.fixture
+def small():
+    return sugar.Sugar(tiny(), rank=2, width=8)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return stories.corpus(48, 12)
+
+
+def test_slice_spans_hold_their_own_tokens(small, corpus):
+    features = small.reader.features(corpus.images)
+    documents = corpus.documents[:20]
+    for side in ("right", "left"):
+        rows = small.reader.rows(documents, features, padding_side=side)
+        for row, document in enumerate(documents):
+            for part, (start, stop) in zip(document.slices, rows.spans[row].tolist(), strict=True):
+                tokens = rows.batch.input_ids[row, start:stop]
+                if part.is_image:
+                    assert (tokens == small.adapter.image_token_id).all()
+                    assert stop - start == 4
+                else:
+                    assert small.adapter.tokenizer.decode(tokens) == f" {part.text}"
+            learned = small.adapter.tokenizer.decode(rows.batch.input_ids[row][rows.batch.labels[row] >= 0])
+            told = [s.text for s in document.slices if not s.is_image and document.kind != "question"]
+            told = told[:-1] if document.answer else told
+            answer = f" {document.answer}</s>" if document.answer else ""
+            assert learned == "".join(f" {text}" for text in told) + answer
+
+
+def test_states_are_the_mean_of_a_picture_and_the_last_token_of_a_sentence(small):
+    hidden = torch.randn(2, 9, 24)
+    at = torch.tensor([[0, 1, 5], [1, 5, 9]])
+    found = small.states(hidden, at, torch.tensor([True, False]))
+    assert torch.allclose(found[0], hidden[0, 1:5].mean(0), atol=1e-6)
+    assert torch.allclose(found[1], hidden[1, 8])
+    last = sugar.Sugar(tiny(), pooling="last").states(hidden, at, torch.tensor([True, False]))
+    assert torch.equal(last[0], hidden[0, 4])
+    with pytest.raises(InputError, match="accepted are mean and last"):
+        sugar.Sugar(tiny(), pooling="max")
+
+
+def test_an_embedding_summarises_its_prefix_alone(small, corpus):
+    """Causal: what follows a slice end changes nothing; padding and company neither."""
+    features = small.reader.features(corpus.images)
+    story = next(d for d in corpus.documents if d.kind == "story")
+    prefix = stories.Document(story.slices[:3])
+    r = small.embed([prefix], features)[0]
+    rows = small.reader.rows([story], features, answers=False)
+    hidden = small.adapter.hidden(rows.batch, small.adapter.num_layers)
+    at = torch.tensor([[0, *rows.spans[0][2].tolist()]])
+    assert torch.allclose(small(hidden, at, torch.tensor([story.slices[2].is_image]))[0], r, atol=1e-5)
+    company = small.embed([*corpus.documents[:5], prefix], features)[-1]
+    assert torch.allclose(company, r, atol=1e-5)
+    assert torch.linalg.norm(r) == pytest.approx(1, abs=1e-5)
+
+
+def test_lora_starts_as_the_model_it_is_put_into(corpus):
+    plain, adapted = tiny(), sugar.Sugar(tiny(), rank=2)
+    reader = Reader(plain)
+    features = reader.features(corpus.images)
+    batch = reader.rows(corpus.documents[:4], features).batch
+    assert torch.allclose(plain.run(batch).logits, adapted.adapter.run(batch).logits, atol=1e-6)
+    learned = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert learned
+    assert all("lora_" in name or name.startswith("head.") for name in learned)
+    assert any("q_proj" in name for name in learned)
+    assert not any("k_proj" in name for name in learned)
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def embedded(corpus):
+    return latent_experts(corpus, load_clip("clip-emoji", "cpu"))
+
+
+def test_a_draw_names_the_slices_of_its_prefixes(small, corpus, embedded):
+    flat = slices_of(corpus)
+    assert len(flat) == len(embedded.vectors)
+    for draw in sugar.draw_steps(corpus, 3, 16, small.reader, seed=1):
+        assert len(draw.sample) > 16
+        for (k, s), prefix, sample in zip(draw.ends.tolist(), draw.prefixes, draw.sample.tolist(), strict=True):
+            assert [flat[i] for i in prefix] == list(draw.sequences[k].slices[: s + 1])
+            document = corpus.documents[sample]
+            assert draw.sequences[k] == document or draw.sequences[k].slices == (document.lone,)
+        labels = sugar.step_labels(draw, embedded)
+        assert labels.matrix.shape == (len(draw.sample),) * 2
+        assert (labels.matrix[draw.sample[:, None] == draw.sample] == 1).all()
+
+
+def test_step_labels_are_those_of_whole_sequences_given_to_the_kernel(small, corpus, embedded):
+    """The table of shared distances and the one call for all K(x,x), against the kernel on the slices themselves."""
+    from vlws_kernels import gak
+
+    draw = sugar.draw_steps(corpus, 1, 16, small.reader)[0]
+    found = sugar.step_labels(draw, embedded).matrix
+    index = torch.nn.utils.rnn.pad_sequence(list(draw.prefixes), batch_first=True)
+    length = torch.tensor([len(p) for p in draw.prefixes])
+    sigma = sugar.DELTA * ((length[:, None] + length) / 2).sqrt()
+    direct = gak(
+        embedded.vectors[index], None, length, None, sigma, modality_x=embedded.modality[index], split=embedded.split
+    ).clamp(0, 1)
+    plain = (draw.sample[:, None] != draw.sample) & ~((length[:, None] == 1) & (length == 1))
+    assert torch.allclose(found[plain], direct[plain], atol=1e-5)
+
+
+def test_training_lowers_the_loss_and_resumes(tmp_path, corpus, embedded):
+    model = sugar.Sugar(tiny(), rank=4, width=16)
+    features = model.reader.features(corpus.images)
+    draws = sugar.draw_steps(corpus, 30, 12, model.reader)
+    labels = [sugar.step_labels(draw, embedded).matrix for draw in draws]
+    batch = sugar.collate(draws[0], model.reader, features)
+
+    def both():
+        with torch.no_grad():
+            language, r = sugar.losses(model, batch)
+        return float(language), float(sugar.structure_loss(r, labels[0]))
+
+    before = both()
+    history = sugar.train_sugar(model, draws, features, labels, alpha=0.3, lr=5e-3, out=tmp_path)
+    after = both()
+    assert after[0] < before[0] + 0.05  # random weights, of which LoRA moves few
+    assert after[1] < 0.7 * before[1]
+    again = sugar.Sugar(tiny(), rank=4, width=16)
+    assert sugar.train_sugar(again, draws, features, labels, alpha=0.3, lr=5e-3, out=tmp_path) == history
+    assert torch.equal(again.head[0].weight, model.head[0].weight)
+
+
+def test_the_arms_train_what_they_say(corpus, embedded):
+    def trained(**options):
+        model = sugar.Sugar(tiny(), rank=2, width=8)
+        features = model.reader.features(corpus.images)
+        draws = sugar.draw_steps(corpus, 3, 12, model.reader)
+        labels = [sugar.step_labels(draw, embedded).matrix for draw in draws]
+        start = model.head[0].weight.clone()
+        sugar.train_sugar(model, draws, features, options.pop("labels", labels), **options)
+        return not torch.allclose(start, model.head[0].weight, rtol=0.01)
+
+    assert not trained(alpha=0.0)  # weight decay alone
+    assert trained(alpha=1.0, generative=False)
+    assert trained(alpha=1.0, labels=None, temperature=0.1)
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_good_state(tmp_path, corpus, embedded):
+    model = sugar.Sugar(tiny(), rank=2, width=8)
+    features = model.reader.features(corpus.images)
+    draws = sugar.draw_steps(corpus, 300, 12, model.reader)[:260]
+    labels = [sugar.step_labels(draws[0], embedded).matrix * 0] * 0  # InfoNCE: no labels needed
+    assert labels == []
+    broken = features.clone()
+    with pytest.raises(Diverged, match=r"nan at step 1 of 260; nothing was saved; try a smaller lr"):
+        sugar.train_sugar(model, draws, broken * torch.nan, None, alpha=1.0, temperature=0.1, out=tmp_path)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_what_cannot_be_trained_is_refused(small, corpus):
+    draws = sugar.draw_steps(corpus, 1, 8, small.reader)
+    features = torch.zeros(1)
+    for options, told in [
+        ({"labels": None, "alpha": 0.0, "generative": False}, "nothing to learn"),
+        ({"labels": None, "alpha": -1.0}, "nothing to learn"),
+        ({"labels": None, "alpha": 1.0}, "needs label matrices"),
+        ({"labels": [], "alpha": 1.0}, "each step needs one"),
+    ]:
+        with pytest.raises(InputError, match=told):
+            sugar.train_sugar(small, draws, features, **options)
+    one = stories.Slice(text="alone")
+    shown = stories.Slice(image=0)
+    for document, told in [
+        (stories.Document((shown,)), "has 1 slice"),
+        (stories.Document((one, one)), "has no pictures"),
+    ]:
+        found = stories.Documents((document,), np.zeros((1, 32, 32, 3), np.uint8))
+        with pytest.raises(InputError, match=told):
+            sugar.draw_steps(found, 1, 1, small.reader)
+
+
+# --- retrieval and answers --------------------------------------------------------------------------------------------
+
+
+def test_retrieval_is_exact_and_leaves_out_what_was_seen(tmp_path):
+    torch.manual_seed(0)
+    queries, keys = (F.normalize(torch.randn(n, 6), dim=-1) for n in (7, 50))
+    exclude = np.array([(queries @ keys.T)[i].topk(2).indices.tolist() for i in range(7)])
+    scores = queries @ keys.T
+    assert (sugar.retrieve(queries, keys, 5) == scores.topk(5).indices.numpy()).all()
+    left = sugar.retrieve(queries, keys, 3, exclude)
+    assert (left == scores.topk(5).indices.numpy()[:, 2:]).all()
+    assert sugar.hits(left, left[:, 1]).tolist() == [1] * 7
+    assert sugar.hits(left, exclude[:, 0]).tolist() == [3] * 7
+    with pytest.raises(InputError, match="accepted is 1 to 48"):
+        sugar.retrieve(queries, keys, 49, exclude)
+    names = [f"picture {i}" for i in range(50)]
+    sugar.Index(keys, names).save(tmp_path / "index.npz")
+    found = sugar.Index.load(tmp_path / "index.npz").search(queries, 2)
+    assert found[0] == [names[j] for j in scores[0].topk(2).indices]
+    with pytest.raises(InputError, match="each needs one"):
+        sugar.Index(keys, names[:3])
+
+
+def test_choices_and_answers_agree_with_the_model(small):
+    found = stories.questions("colour", 12, 13)
+    features = small.reader.features(found.images)
+    chosen = small.choose(found.documents, features)
+    assert ((chosen >= 0) & (chosen < len(stories.COLOURS))).all()
+    rows = small.reader.rows(found.documents[:1], features, answers=False)
+    logits = small.adapter.run(rows.batch).logits[0, int(rows.batch.attention_mask[0].sum()) - 1]
+    first = [small.adapter.tokenizer(f" {c}", add_special_tokens=False).input_ids[0] for c in stories.COLOURS]
+    assert chosen[0] == int(logits[first].argmax())
+    assert len(small.answer(found.documents[:3], features, max_new_tokens=2)) == 3
+    assert small.language_loss(found.documents, features) > 0
+
+
+def test_augmented_queries_hold_the_retrieved_answer(corpus):
+    base = stories.knowledge_base(5, 14)
+    right = sugar.augmented(base.queries, base.items, base.relevant.argmax(1))
+    for query, asked in zip(right, base.queries, strict=True):
+        assert asked.answer in " ".join(s.text for s in query.slices)
+        assert query.slices[-2:] == asked.slices
+
+
+def test_experts_tell_near_twins_apart_and_clip_does_not(corpus):
+    clip = load_clip("clip-emoji", "cpu")
+    found = stories.winoground(40, 15)
+    both = stories.Documents((*found.pictures, *found.texts), found.images)
+    for experts in (latent_experts, encoder_experts):
+        slices = experts(both, clip)
+        assert slices.vectors.shape[0] == 160
+        norms = slices.vectors[:, : slices.split].norm(dim=1), slices.cross.norm(dim=1)
+        assert all(torch.allclose(n, torch.ones(160), atol=1e-5) for n in norms)
+    slices = latent_experts(both, clip)
+    uni = (slices.vectors[0:80:2, : slices.split] * slices.vectors[1:80:2, : slices.split]).sum(1)
+    cross = (slices.cross[0:80:2] * slices.cross[1:80:2]).sum(1)
+    assert uni.mean() < 0.6 < cross.mean()

@@ -1,0 +1,510 @@
+"""Sugar: one multimodal language model that generates and retrieves, by aligning the structure of interleaved inputs.
+
+Chow, Li, Yu, Pan, Fei, Ge, Yang, Tang, Zhang, Sun, "Unified Generative and Discriminative Training for Multi-modal
+Large Language Models", NeurIPS 2024, arXiv:2411.00304. In the order of its section 3:
+
+1. a slice is one picture or one sentence; frozen experts embed it (`vlws.models.experts`);
+2. labels: how alike are two prefixes? The Global Alignment Kernel over the Triple Kernel (equations 2 and 4);
+3. the model's side: the state at the end of a slice summarises its prefix; a head makes it a unit vector r;
+4. the loss: L = L_g + alpha L_d, with L_d = 1/n sum_ij (M^r_ij - M^l_ij)^2 (equations 1 and 3);
+5. the same model retrieves by r, generates, and answers with what it retrieved.
+
+Read as in the printed formulation save for three repairs, each said where it stands: the kernel is normalised, its
+values are clamped to [0, 1], and a prefix is what r summarises. What the paper leaves open (alpha, delta, the number of
+slice ends, the head) is an argument.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from einops import einsum
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vlws import train
+from vlws.data.stories import Document, Documents, with_reference
+from vlws.errors import InputError
+from vlws.files import write_atomically
+from vlws.models.adapter import IGNORED, Adapter
+from vlws.models.experts import SliceEmbeddings
+from vlws.models.interleave import Reader, Rows
+from vlws_kernels import dtw, gak, knn, triple_distance
+
+DELTA = 0.7  # sigma = delta sqrt((n + m) / 2), on slices of unit norm; the paper gives none
+LABELS = ("gak", "mean", "dtw", "soft_dtw")
+FAR = 1e4  # a local cost whose kernel is 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. Labels
+
+
+@dataclass(frozen=True)
+class Labels:
+    """`matrix` "n n" float32, the target of M^r; `clamped`: the share of kernel values outside [0, 1]."""
+
+    matrix: Tensor
+    clamped: float
+
+
+def slice_distances(slices: SliceEmbeddings, rows: Tensor, triple: bool = True) -> Tensor:
+    """phi "s s" (equation 4), squared, in [0, 4], between some slices ("s" indices); float32.
+
+    Of one modality: the uni-modal parts; of two: the cross-modal parts. `triple=False` takes the latter throughout.
+    """
+    vectors, modality = slices.vectors[rows], slices.modality[rows]
+    if not triple:
+        modality = torch.arange(len(rows))  # no two of one modality
+    return triple_distance(vectors, vectors, modality, modality, slices.split)
+
+
+def alignment_labels(
+    distance: Tensor,
+    prefixes: Sequence[Tensor],
+    sample: Tensor,
+    *,
+    kind: Literal["gak", "mean", "dtw", "soft_dtw"] = "gak",
+    delta: float = DELTA,
+) -> Labels:
+    """M^l (section 3.2): how alike n prefixes are.
+
+    Args:
+        distance: phi "s s" of all slices that the prefixes use.
+        prefixes: n index tensors "length" into them: the slices up to and with the slice end i.
+        sample: "n" ids; two ends of one sample are alike, 1.
+        kind: "gak"; "mean", the average cosine over all pairs of slices (the paper's ablation without GAK); "dtw",
+            the best alignment alone in place of the sum over all; "soft_dtw", the sum without the half-Gaussian kernel.
+        delta: of sigma = delta sqrt((n_i + n_j) / 2), one for each pair of lengths.
+
+    The overrides: two prefixes of one slice have the cosine of their slices (Theorem 3 makes GAK a monotone function of
+    it); ends of one sample have 1. Raises InputError for an empty prefix and an unknown kind.
+    """
+    if kind not in LABELS:
+        raise InputError(f"kind={kind!r}: accepted are {', '.join(LABELS)}.")
+    if not len(prefixes) or min(map(len, prefixes)) == 0:
+        raise InputError("a prefix without slices was given; each slice end has one slice before it or more.")
+    length = torch.tensor([len(p) for p in prefixes])
+    index = nn.utils.rnn.pad_sequence(list(prefixes), batch_first=True)  # "n l"
+    table = distance[index[:, None, :, None], index[None, :, None, :]]  # "n n l l"
+    clamped = 0.0
+    if kind == "mean":
+        inside = (torch.arange(index.shape[1]) < length[:, None]).float()
+        total = einsum(1 - table / 2, inside, inside, "a b n m, a n, b m -> a b")
+        matrix = total / (length[:, None] * length)
+    else:
+        kernel = _kernels(table, length, kind, delta)
+        clamped = float(((kernel < 0) | (kernel > 1 + 1e-4)).float().mean())
+        matrix = kernel.clamp(0, 1)
+    single = (length == 1)[:, None] & (length == 1)
+    matrix = torch.where(single, 1 - table[:, :, 0, 0] / 2, matrix)
+    return Labels(torch.where(sample[:, None] == sample, 1.0, matrix).float(), clamped)
+
+
+def _kernels(table: Tensor, length: Tensor, kind: str, delta: float) -> Tensor:
+    """Normalised kernels "n n" of the tables "n n l l": K_xy / sqrt(K_xx K_yy), all three at the pair's sigma.
+
+    Without the normaliser n equal slices have the central Delannoy number, 1, 3, 13, 63, ... (the paper claims (0, 1]).
+    """
+    blank = table.new_zeros(len(table), table.shape[-1], 1)  # the kernels take sequences; the table is all they need
+    sigma = delta * ((length[:, None] + length) / 2).sqrt()
+    if kind == "dtw":
+        return torch.exp(-dtw(blank, blank, length, length, distance=table) / (2 * sigma**2))
+    # K(x, x) at the sigma of every other length: beyond its end the table goes on along the diagonal at no cost, so
+    # that one call reads all of them in the last cell.
+    others = torch.unique(length)
+    own_sigma = delta * ((length[:, None] + others) / 2).sqrt()
+    steps = torch.arange(table.shape[-1])
+    inside = (steps[:, None] < length[:, None, None]) & (steps < length[:, None, None])
+    own = torch.where(inside, torch.diagonal(table, dim1=0, dim2=1).permute(2, 0, 1), FAR)
+    own = torch.where(~inside & torch.eye(len(steps), dtype=torch.bool), 0.0, own)
+    own = own[:, None].expand(-1, len(others), -1, -1).contiguous()
+    if kind == "soft_dtw":
+        table, sigma = _plain(table, sigma)
+        own, own_sigma = _plain(own, own_sigma)
+    log_k = gak(blank, blank, length, length, sigma, normalize=False, log=True, distance=table)
+    ends = [table.new_zeros(count, len(steps), 1) for count in (len(length), len(others))]
+    own_k = gak(*ends, None, None, own_sigma, normalize=False, log=True, distance=own)
+    mine = own_k[:, torch.searchsorted(others, length)]  # "n n": K(x_i, x_i) at the sigma of (i, j)
+    return torch.exp(log_k - (mine + mine.T) / 2)
+
+
+def _plain(table: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Costs for which the half-Gaussian kernel s/(2-s) at sigma 1 is the plain exp(-phi / (2 sigma^2))."""
+    plain = torch.exp(-table / (2 * sigma[..., None, None] ** 2)).clamp_min(1e-30)
+    return -2 * torch.log(2 * plain / (1 + plain)), torch.ones_like(sigma)
+
+
+def structure_loss(r: Tensor, labels: Tensor) -> Tensor:
+    """L_d = 1/n sum_ij (cos(r_i, r_j) - M^l_ij)^2 of unit rows r "n d" (equations 1 and 3; 1/n as printed)."""
+    return (r @ r.T - labels.detach()).square().sum() / len(r)
+
+
+def contrastive_loss(r: Tensor, sample: Tensor, temperature: float = 0.1) -> Tensor:
+    """InfoNCE over ends of one sample (the arm after FROMAGe): mean over all pairs of one sample, both ways."""
+    alike = (sample[:, None] == sample) & ~torch.eye(len(r), dtype=torch.bool, device=r.device)
+    if not alike.any():
+        return r.sum() * 0
+    logits = (r @ r.T / temperature).fill_diagonal_(-torch.inf)
+    return -logits.log_softmax(1)[alike].mean()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 3. The model
+
+
+class Sugar(nn.Module):
+    """A multimodal language model with LoRA on its query and value projections, and the retrieval head F_phi.
+
+    Args:
+        adapter: the model (`vlws.models.adapter`); LoRA is put into it, all else of it is frozen.
+        rank: of LoRA; alpha/r = 2 as in the paper.
+        width: numbers of an embedding r.
+        pooling: of a picture's states: "mean", or "last" (the ablation); a sentence's is always its last token's.
+        seed: of the new weights.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        *,
+        rank: int = 8,
+        width: int = 64,
+        pooling: Literal["mean", "last"] = "mean",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if pooling not in ("mean", "last"):
+            raise InputError(f"pooling={pooling!r}: accepted are mean and last.")
+        torch.manual_seed(seed)
+        adapter.model.requires_grad_(False)
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"])
+        inject_adapter_in_model(config, adapter.decoder)
+        self.decoder = adapter.decoder  # registered, so that its LoRA weights are this module's
+        size = adapter.hidden_size
+        self.head = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, width)).to(adapter.device)
+        self.pooling, self.reader = pooling, Reader(adapter)
+
+    @property
+    def adapter(self) -> Adapter:
+        return self.reader.adapter
+
+    def learned(self) -> list[nn.Parameter]:
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def states(self, hidden: Tensor, at: Tensor, is_image: Tensor) -> Tensor:
+        """d "n hidden" at slice ends: mean over a picture's tokens, or the last token of a sentence.
+
+        hidden "batch len hidden" after the final norm; `at` "n 3" (row, start, stop); `is_image` "n" bool.
+        """
+        row, start, stop = at.T
+        if self.pooling == "last":
+            return hidden[row, stop - 1]
+        start = torch.where(is_image, start, stop - 1)
+        token = torch.arange(hidden.shape[1], device=hidden.device)
+        inside = (token >= start[:, None]) & (token < stop[:, None])
+        return einsum(hidden[row], inside / inside.sum(1, keepdim=True), "n len d, n len -> n d")
+
+    def forward(self, hidden: Tensor, at: Tensor, is_image: Tensor) -> Tensor:
+        """r "n width", unit rows."""
+        return F.normalize(self.head(self.states(hidden, at, is_image).float()), dim=-1)
+
+    @torch.no_grad()
+    def embed(self, documents: Sequence[Document], features: Tensor, batch: int = 64) -> Tensor:
+        """r "document width" at the last slice of each document; `features` of all pictures, a row each."""
+        return self._last(documents, features, batch, lambda hidden, at, shown: self(hidden, at, shown))
+
+    @torch.no_grad()
+    def pooled(self, documents: Sequence[Document], features: Tensor, batch: int = 64) -> Tensor:
+        """d "document hidden" at the last slice, unit rows, without the head: what an untrained model retrieves by."""
+        return self._last(documents, features, batch, lambda *a: F.normalize(self.states(*a).float(), dim=-1))
+
+    def _last(self, documents, features, batch, read) -> Tensor:
+        found: dict[int, Tensor] = {}
+        for group in self.reader.groups(documents):
+            for start in range(0, len(group), batch):
+                part = group[start : start + batch]
+                rows = self.reader.rows([documents[i] for i in part], features, answers=False)
+                hidden = self.adapter.hidden(rows.batch.to(self.adapter.device), self.adapter.num_layers)
+                at = torch.tensor([[k, *spans[-1].tolist()] for k, spans in enumerate(rows.spans)]).to(hidden.device)
+                shown = torch.tensor([documents[i].slices[-1].is_image for i in part]).to(hidden.device)
+                found |= dict(zip(part, read(hidden, at, shown).cpu(), strict=True))
+        return torch.stack([found[i] for i in range(len(documents))])
+
+    @torch.no_grad()
+    def choose(self, documents: Sequence[Document], features: Tensor, batch: int = 64) -> np.ndarray:
+        """ "document" int: the index of the choice whose first token the model finds most likely after the question."""
+        return np.array([int(scores.argmax()) for scores in self._choices(documents, features, batch)])
+
+    def _choices(self, documents: Sequence[Document], features: Tensor, batch: int) -> list[Tensor]:
+        found: dict[int, Tensor] = {}
+        for group in self.reader.groups(documents):
+            for start in range(0, len(group), batch):
+                part = group[start : start + batch]
+                rows = self.reader.rows([documents[i] for i in part], features, answers=False)
+                given = rows.batch.to(self.adapter.device)
+                hidden = self.adapter.hidden(given, self.adapter.num_layers)
+                last = hidden[torch.arange(len(part)), given.attention_mask.sum(1) - 1]
+                logits = self.adapter.lm_head(last).float().cpu()
+                for i, row in zip(part, logits, strict=True):
+                    found[i] = row[[self._first(choice) for choice in documents[i].choices]]
+        return [found[i] for i in range(len(documents))]
+
+    def _first(self, word: str) -> int:
+        return self.adapter.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0]
+
+    @torch.no_grad()
+    def answer(
+        self, documents: Sequence[Document], features: Tensor, max_new_tokens: int = 16, batch: int = 64
+    ) -> list[str]:
+        """What the model says after each document, greedily."""
+        told: dict[int, str] = {}
+        for group in self.reader.groups(documents):
+            for start in range(0, len(group), batch):
+                part = group[start : start + batch]
+                rows = self.reader.rows([documents[i] for i in part], features, answers=False, padding_side="left")
+                texts = self.adapter.generate(rows.batch.to(self.adapter.device), max_new_tokens)
+                told |= dict(zip(part, (text.strip() for text in texts), strict=True))
+        return [told[i] for i in range(len(documents))]
+
+    @torch.no_grad()
+    def language_loss(self, documents: Sequence[Document], features: Tensor, batch: int = 64) -> float:
+        """L_g of documents: mean cross-entropy of the tokens with labels."""
+        total = count = 0.0
+        for group in self.reader.groups(documents):
+            for start in range(0, len(group), batch):
+                rows = self.reader.rows([documents[i] for i in group[start : start + batch]], features)
+                n = int((rows.batch.labels[:, 1:] != IGNORED).sum())
+                if n:
+                    total += float(self.adapter.run(rows.batch.to(self.adapter.device)).loss) * n
+                count += n
+        return total / count
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 4. Training
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One step's sequences (documents, then lone slices) and slice ends, in the order of `Reader.groups`.
+
+    ends: "n 2" (sequence, slice). sample: "n" document ids. prefixes: n index tensors into `slices_of(documents)`.
+    """
+
+    sequences: tuple[Document, ...]
+    groups: tuple[tuple[int, ...], ...]
+    ends: Tensor
+    sample: Tensor
+    prefixes: tuple[Tensor, ...]
+
+
+def draw_steps(
+    found: Documents, steps: int, batch_size: int, reader: Reader, *, ends: int = 3, seed: int = 0
+) -> list[Draw]:
+    """What each step reads: `batch_size` documents and, of each with a lone slice, `ends` slice ends and that slice.
+
+    Slice ends are random ones and the last. Documents of questions alone have no ends: only their answers are learned.
+    The same for all arms.
+
+    Raises:
+        InputError: fewer documents than a batch, a document of one slice or without pictures.
+    """
+    offsets = []
+    total = 0
+    for i, document in enumerate(found.documents):
+        if len(document.slices) < 2:
+            raise InputError(f"Document {i} has {len(document.slices)} slice; Sugar aligns two or more.")
+        if not any(s.is_image for s in (*document.slices, *((document.lone,) if document.lone else ()))):
+            raise InputError(f"Document {i} has no pictures; Sugar learns from interleaved pictures and sentences.")
+        offsets.append(total)
+        total += len(document.slices) + (document.lone is not None)
+    batches = train.epochs(len(found), min(batch_size, len(found)), seed)
+    rng = np.random.default_rng(seed)
+    draws = []
+    for step in range(steps):
+        chosen = batches(step).tolist()
+        sequences = [found.documents[i] for i in chosen]
+        anchors: list[tuple[int, int, int, Tensor]] = []  # sequence, slice, sample, prefix
+        for k, i in enumerate(chosen):
+            document = found.documents[i]
+            if document.lone is None:
+                continue
+            told = len(document.slices) - bool(document.answer)  # the question belongs to the answer
+            picked = [told - 1, *rng.permutation(told - 1)[: ends - 1].tolist()]
+            anchors += [(k, s, i, offsets[i] + torch.arange(s + 1)) for s in picked]
+            anchors.append((len(sequences), 0, i, torch.tensor([offsets[i] + len(document.slices)])))
+            sequences.append(Document((document.lone,), "question"))
+        groups = reader.groups(sequences)
+        place = {k: (g, at) for g, group in enumerate(groups) for at, k in enumerate(group)}
+        anchors.sort(key=lambda anchor: place[anchor[0]])
+        draws.append(
+            Draw(
+                tuple(sequences),
+                tuple(map(tuple, groups)),
+                torch.tensor([anchor[:2] for anchor in anchors]).reshape(-1, 2),
+                torch.tensor([anchor[2] for anchor in anchors]),
+                tuple(anchor[3] for anchor in anchors),
+            )
+        )
+    return draws
+
+
+def step_labels(
+    draw: Draw, slices: SliceEmbeddings, *, kind: str = "gak", triple: bool = True, delta: float = DELTA
+) -> Labels:
+    """M^l of one step; distances are computed once for each slice that the step's prefixes share."""
+    used, where = torch.unique(torch.cat(draw.prefixes), return_inverse=True)
+    prefixes = where.split([len(p) for p in draw.prefixes])
+    return alignment_labels(slice_distances(slices, used, triple), prefixes, draw.sample, kind=kind, delta=delta)
+
+
+@dataclass(frozen=True)
+class Collated:
+    """Rows of each group, and for each its slice ends "n 3" (row, start, stop) and whether they are pictures "n"."""
+
+    groups: list[Rows]
+    at: list[Tensor]
+    is_image: list[Tensor]
+
+
+def collate(draw: Draw, reader: Reader, features: Tensor) -> Collated:
+    groups, at, is_image = [], [], []
+    for group in draw.groups:
+        rows = reader.rows([draw.sequences[k] for k in group], features)
+        row_of = {k: row for row, k in enumerate(group)}
+        mine = [(k, s) for k, s in draw.ends.tolist() if k in row_of]
+        at.append(torch.tensor([[row_of[k], *rows.spans[row_of[k]][s].tolist()] for k, s in mine]).reshape(-1, 3))
+        is_image.append(torch.tensor([draw.sequences[k].slices[s].is_image for k, s in mine], dtype=torch.bool))
+        groups.append(rows)
+    return Collated(groups, at, is_image)
+
+
+def losses(model: Sugar, batch: Collated) -> tuple[Tensor, Tensor]:
+    """(L_g, r "n width"): one pass of the model over all groups."""
+    total, count, ends = 0.0, 0, []
+    for rows, at, is_image in zip(batch.groups, batch.at, batch.is_image, strict=True):
+        given = rows.batch.to(model.adapter.device)
+        out = model.adapter.run(given, output_hidden_states=True)
+        n = int((given.labels[:, 1:] != IGNORED).sum())
+        if n:
+            total, count = total + out.loss * n, count + n
+        if len(at):
+            ends.append(
+                model(out.hidden_states[-1], at.to(given.input_ids.device), is_image.to(given.input_ids.device))
+            )
+    return total / max(count, 1), torch.cat(ends) if ends else torch.zeros(0, model.head[-1].out_features)
+
+
+def train_sugar(
+    model: Sugar,
+    draws: Sequence[Draw],
+    features: Tensor,
+    labels: Sequence[Tensor] | None,
+    *,
+    alpha: float,
+    generative: bool = True,
+    lr: float = 2e-3,
+    temperature: float | None = None,
+    out: Path | None = None,
+    label: str = "",
+) -> list[dict[str, float]]:
+    """L = L_g + alpha L_d over the draws; AdamW, cosine, warm-up of 3 %.
+
+    Args:
+        labels: M^l "n n" of each draw; None with a `temperature` trains InfoNCE in place of L_d.
+        alpha: weight of L_d; 0 leaves L_g alone.
+        generative: False leaves L_d alone.
+        out, label: of `vlws.train.fit`: where checkpoints go, and the name of the progress bar (empty: none).
+
+    Raises:
+        vlws.train.Diverged: a loss that is not finite; the message says at which step.
+        InputError: neither loss, labels of another number than the draws, a model that is not frozen float32.
+    """
+    if alpha < 0 or not math.isfinite(alpha) or (alpha == 0 and not generative):
+        raise InputError(f"alpha={alpha} with generative={generative} leaves nothing to learn; give alpha > 0.")
+    if labels is not None and len(labels) != len(draws):
+        raise InputError(f"{len(labels)} label matrices came with {len(draws)} steps; each step needs one.")
+    if alpha and labels is None and temperature is None:
+        raise InputError("alpha > 0 needs label matrices (L_d) or a temperature (InfoNCE).")
+
+    def loss(model: Sugar, step: int) -> Tensor:
+        language, r = losses(model, collate(draws[step], model.reader, features))
+        structure = torch.zeros(())
+        if alpha and len(r):
+            if temperature is not None:
+                structure = contrastive_loss(r, draws[step].sample.to(r.device), temperature)
+            else:
+                structure = structure_loss(r, labels[step].to(r.device))
+        return (language if generative else 0.0) + alpha * structure
+
+    steps = len(draws)
+    optimizer = torch.optim.AdamW(model.learned(), lr=lr, weight_decay=0.01)
+    warm = max(1, round(0.03 * steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))),
+    )
+    device = "cpu" if model.adapter.device.type == "cpu" else "auto"
+    return train.fit(
+        model, loss, lambda step: step, steps, optimizer, schedule, out=out, clip=1.0, device=device, label=label
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 5. Retrieval, and answers with what was retrieved
+
+
+def retrieve(queries: Tensor, keys: Tensor, k: int, exclude: np.ndarray | None = None) -> np.ndarray:
+    """ "query k" int64: the nearest keys, best first, of unit rows; exact.
+
+    exclude: "query e" keys that are out of the running (pictures that the query shows).
+    """
+    e = 0 if exclude is None else exclude.shape[1]
+    if not 1 <= k <= len(keys) - e:
+        raise InputError(f"k={k} of {len(keys)} keys with {e} excluded: accepted is 1 to {len(keys) - e}.")
+    found = knn(queries.contiguous(), keys.contiguous(), k + e)[1].cpu().numpy()
+    if exclude is None:
+        return found
+    kept = [[j for j in row if j not in out][:k] for row, out in zip(found, map(set, exclude.tolist()), strict=True)]
+    return np.array(kept)
+
+
+def hits(ranked: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """ "query" int64: the place of the target in each row of `ranked`, or its length where it is not there."""
+    same = ranked == target[:, None]
+    return np.where(same.any(1), same.argmax(1), ranked.shape[1])
+
+
+def augmented(queries: Sequence[Document], items: Sequence[Document], found: np.ndarray) -> list[Document]:
+    """Each query after the item that was retrieved for it ("query" indices): picture, question, answer."""
+    return [with_reference(query, items[int(k)]) for query, k in zip(queries, found, strict=True)]
+
+
+class Index:
+    """Embeddings with the names of what they embed; `Index(r, names).save(path)`, `Index.load(path).search(q, 5)`."""
+
+    def __init__(self, embeddings: Tensor, names: Sequence[str]) -> None:
+        if len(embeddings) != len(names) or not len(names):
+            raise InputError(f"{len(embeddings)} embeddings came with {len(names)} names; each needs one.")
+        self.embeddings, self.names = embeddings, list(names)
+
+    def save(self, path: Path) -> None:
+        buffer = io.BytesIO()
+        np.savez(buffer, embeddings=self.embeddings.numpy(), names=np.array(self.names))
+        write_atomically(Path(path), buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> "Index":
+        with np.load(path) as stored:
+            return cls(torch.from_numpy(stored["embeddings"]), stored["names"].tolist())
+
+    def search(self, queries: Tensor, k: int) -> list[list[str]]:
+        """The names of the k nearest, best first, for each query "query width"."""
+        return [[self.names[j] for j in row] for row in retrieve(queries, self.embeddings, k)]

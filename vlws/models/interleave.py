@@ -1,0 +1,120 @@
+"""Interleaved documents as rows of tokens: where each slice stands, and which tokens the language model answers for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlws.data.stories import Document
+from vlws.errors import InputError
+from vlws.models.adapter import IGNORED, MARK, Adapter, Batch
+
+SPEAKING = ("story", "pair", "own")  # kinds of document whose sentences are learned, and not their answer alone
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch of documents. `spans[row]` is "slice 2" int64: start and stop of each slice's tokens."""
+
+    batch: Batch
+    spans: list[Tensor]
+
+
+class Reader:
+    """Documents -> rows for one model; what it tokenized once it remembers."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self._lengths: dict[str, int] = {}
+        self._special = set(adapter.tokenizer.all_special_ids) - {adapter.image_token_id}
+
+    @torch.inference_mode()
+    def features(self, images: np.ndarray, batch: int = 256) -> Tensor:
+        """Pictures "n h w 3" uint8 -> what the frozen vision tower gives, a row each (float32, on the CPU).
+
+        Raises:
+            InputError: pictures that do not come to one shape (a model that reads pictures of any size).
+        """
+        rows = []
+        for start in range(0, len(images), batch):
+            part = list(images[start : start + batch])
+            read = self.adapter.encode([MARK] * len(part), [[image] for image in part])
+            found = self.adapter.vision_features(read.to(self.adapter.device))
+            rows.append((found if isinstance(found, Tensor) else torch.stack(found)).float().cpu())
+        return torch.cat(rows) if rows else torch.zeros(0)
+
+    def groups(self, documents: Sequence[Document]) -> list[list[int]]:
+        """Indices of documents of like length (up to one picture, two or three, more), so that little is padded."""
+        counts = [sum(s.is_image for s in document.slices) for document in documents]
+        bounds = ((0, 1), (2, 3), (4, max(counts)))
+        found = [[i for i, n in enumerate(counts) if low <= n <= high] for low, high in bounds]
+        return [group for group in found if group]
+
+    def rows(
+        self, documents: Sequence[Document], features: Tensor, *, answers: bool = True, padding_side: str = "right"
+    ) -> Rows:
+        """A row a document: its slices in their order, then (`answers`) its answer and the end token.
+
+        features: of all pictures, a row each; a slice names its row. The batch has labels on answers and, in documents
+        of SPEAKING kinds, on sentences (not on the question that an answer answers).
+        """
+        texts, pictures = [], []
+        for document in documents:
+            told = "".join(MARK if s.is_image else f" {s.text}" for s in document.slices)
+            ends = f" {document.answer}{self.adapter.tokenizer.eos_token or ''}" if answers and document.answer else ""
+            texts.append(told + ends)
+            pictures.append([features[s.image] for s in document.slices if s.is_image])
+        batch = self.adapter.encode(texts, pictures, padding_side)
+        images: list[list[tuple[int, int]]] = [[] for _ in documents]
+        for row, start, stop in batch.image_spans.tolist():
+            images[row].append((start, stop))
+        spans, labels = [], torch.full_like(batch.input_ids, IGNORED)
+        for row, document in enumerate(documents):
+            ids, length = batch.input_ids[row].tolist(), int(batch.attention_mask[row].sum())
+            first = len(ids) - length if padding_side == "left" else 0
+            found = self._spans(document, ids, first, iter(images[row]))
+            spans.append(torch.tensor(found))
+            if answers:
+                answered = bool(document.answer)
+                if document.kind in SPEAKING:
+                    for s, (start, stop) in list(zip(document.slices, found, strict=True))[: -1 if answered else None]:
+                        if not s.is_image:
+                            labels[row, start:stop] = batch.input_ids[row, start:stop]
+                if answered:
+                    labels[row, found[-1][1] : first + length] = batch.input_ids[row, found[-1][1] : first + length]
+        return Rows(replace(batch, labels=labels) if answers else batch, spans)
+
+    def _spans(self, document: Document, ids: list[int], at: int, images) -> list[tuple[int, int]]:
+        """(start, stop) of each slice, counted from the picture before it: pieces of one text tokenize as the whole."""
+        spans, text = [], ""
+        base = at = self._skip(ids, at)
+        for part in document.slices:
+            if part.is_image:
+                spans.append(next(images))
+                text, base = "", self._skip(ids, spans[-1][1])
+            else:
+                start = base + self._count(text)
+                text += f" {part.text}"
+                spans.append((start, base + self._count(text)))
+                if spans[-1][1] <= start or spans[-1][1] > len(ids):
+                    raise InputError(f"{part.text!r} comes to no tokens of its own; each text slice needs one or more.")
+        return spans
+
+    def _skip(self, ids: list[int], at: int) -> int:
+        while at < len(ids) and ids[at] in self._special:
+            at += 1
+        return at
+
+    def _count(self, text: str) -> int:
+        if text not in self._lengths:
+            self._lengths[text] = len(self.adapter.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._lengths[text]
+
+
+def language_loss(adapter: Adapter, groups: Sequence[Rows]) -> Tensor:
+    """L_g: the mean cross-entropy over all tokens with a label, whatever group their rows stand in."""
+    counts = [int((rows.batch.labels[:, 1:] != IGNORED).sum()) for rows in groups]
+    losses = [adapter.run(rows.batch).loss * n for rows, n in zip(groups, counts, strict=True) if n]
+    return sum(losses) / sum(counts)

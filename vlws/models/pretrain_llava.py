@@ -1,0 +1,263 @@
+"""Train the shipped LLaVA: `python -m vlws.models.pretrain_llava [--out FOLDER]`.
+
+llava-emoji: a LlavaForConditionalGeneration whose vision tower is that of clip-emoji, frozen, as LLaVA's is CLIP's;
+projector and language model are trained from random weights on pictures with captions, questions, and stories
+(`vlws.data.stories.corpus`). It is trained to generate and to nothing else: the checkpoint from which every arm of
+chapter 01 starts, as Sugar starts from VILA. Seeds are 1,000,000 and above, which no chapter uses.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    CLIPImageProcessorPil,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from vlws import paths
+from vlws.data import stories
+from vlws.data.scenes import CORPUS_SEED
+from vlws.models import tiny
+from vlws.models.adapter import Adapter, adapt, load_mllm
+from vlws.models.interleave import Reader, Rows, language_loss
+from vlws.models.load import ASSETS, load_clip, weights_hash
+from vlws.models.pretrain import draw_loss
+from vlws.train import fit
+
+STEPS = 4000
+BATCH = 32
+LEARNING_RATE = 2e-3
+GATE_SEED = CORPUS_SEED - 1
+GATES = {"presence": 0.80, "colour": 0.80, "what": 0.70}  # shares of right answers on pictures never drawn
+SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
+
+
+def make_processor() -> LlavaProcessor:
+    """32 px pictures of 16 patches; a byte-level BPE that holds each word of the corpus whole, and any other text."""
+    found = stories.corpus(4000, CORPUS_SEED)
+    lines = [f" {s.text}" for d in found.documents for s in d.slices if s.text]
+    lines += [f" {d.answer}" for d in found.documents if d.answer]
+    lines += [f" {word}" for word in (*stories.WORDS, *stories.COLOURS, *stories.KINDS, *stories.KEEPERS)] * 20
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=640,
+        min_frequency=2,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=list(SPECIAL),
+        show_progress=False,
+    )
+    learner.train_from_iterator(lines, trainer)
+    start = ("<s>", learner.token_to_id("<s>"))
+    learner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[start])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=learner,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        extra_special_tokens={"image_token": "<image>"},
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+    )
+    pictures = CLIPImageProcessorPil(size={"shortest_edge": tiny.IMAGE_SIZE}, crop_size=tiny.IMAGE_SIZE)
+    return LlavaProcessor(
+        pictures,
+        tokenizer,
+        patch_size=tiny.PATCH_SIZE,
+        vision_feature_select_strategy="default",
+        image_token="<image>",
+        num_additional_image_tokens=1,  # the class token, which "default" then drops
+    )
+
+
+def llava_config(tokenizer: PreTrainedTokenizerFast, vision_config: dict) -> LlavaConfig:
+    """LlavaForConditionalGeneration of 1.3 M parameters: clip-emoji's tower, a Llama of 4 layers of 128."""
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")},
+    )
+    return LlavaConfig(
+        vision_config=vision_config,
+        text_config=text.to_dict(),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=(tiny.IMAGE_SIZE // tiny.PATCH_SIZE) ** 2,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+    )
+
+
+def make_model() -> Adapter:
+    """The untrained model around the trained, frozen tower."""
+    clip = load_clip("clip-emoji", "cpu").model
+    processor = make_processor()
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(llava_config(processor.tokenizer, clip.config.vision_config.to_dict()))
+    given = {name.removeprefix("vision_model."): value for name, value in clip.vision_model.state_dict().items()}
+    tower = model.model.vision_tower
+    own = {name: name.removeprefix("vision_model.") for name in tower.state_dict()}
+    tower.load_state_dict({name: given[short] for name, short in own.items()})
+    tower.requires_grad_(False)
+    return adapt(model, processor)
+
+
+def corpus_rows(reader: Reader, step: int) -> list[Rows]:
+    """Step -> BATCH documents of the corpus in groups of like length, their pictures through the frozen tower."""
+    found = stories.corpus(BATCH, CORPUS_SEED + step, lone=False)
+    features = reader.features(found.images)
+    return [reader.rows([found.documents[i] for i in group], features) for group in reader.groups(found.documents)]
+
+
+def pretrain_llava(out: Path = ASSETS / "llava-emoji", steps: int = STEPS, gates: dict | None = None) -> Path:
+    """Train (or go on training), hold against the gates, and write the checkpoint folder with its card.
+
+    Raises:
+        RuntimeError: a share of right answers below its gate; nothing is written then.
+    """
+    adapter = make_model()
+    reader = Reader(adapter)
+    model = adapter.model
+    first = corpus_rows(reader, 0)[0].batch  # a changed corpus, tokenizer or model starts anew
+    key = hashlib.sha256(f"{steps} {BATCH} {LEARNING_RATE} {weights_hash(model)}".encode())
+    for part in (first.input_ids, first.labels, first.features.half()):
+        key.update(part.numpy().tobytes())
+    work = paths.cache() / "pretrain" / f"llava-emoji-{key.hexdigest()[:12]}"
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=LEARNING_RATE, weight_decay=0.05)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.05)
+    history = fit(
+        model,
+        lambda _, groups: language_loss(adapter, groups),
+        lambda step: corpus_rows(reader, step),
+        steps,
+        optimizer,
+        scheduler,
+        out=work,
+        clip=1.0,
+        device="cpu",
+        label="llava-emoji",
+    )
+    return ship(adapter, history, out, GATES if gates is None else gates)
+
+
+def ship(adapter: Adapter, history: list[dict[str, float]], out: Path, gates: dict[str, float]) -> Path:
+    """Hold a trained model against the gates, then write its folder: half-precision weights, processor, card, curve."""
+    adapter.model.half().float()  # what is measured is what is shipped
+    results = evaluate(adapter)
+    print(results)
+    for name, gate in gates.items():
+        if results[name] < gate:
+            raise RuntimeError(f"llava-emoji: {name} {results[name]:.3f} is below {gate}.")
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    adapter.model.half().save_pretrained(part)
+    adapter.processor.save_pretrained(part)
+    (part / "model.safetensors").chmod(0o644)
+    draw_loss(history, part / "loss.png")
+    (part / "README.md").write_text(card(adapter, history, results, gates), encoding="utf-8")
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(part, out)
+    shutil.rmtree(old, ignore_errors=True)
+    return out
+
+
+@torch.no_grad()
+def evaluate(adapter: Adapter, n: int = 1000) -> dict[str, float]:
+    """Shares of answers whose first word is right, on documents of a seed that the corpus never drew."""
+    reader = Reader(adapter)
+    sets = {kind: stories.questions(kind, n, GATE_SEED) for kind in ("presence", "colour", "what", "where", "several")}
+    sets |= {"twins": stories.twins(n, GATE_SEED), "stories": stories.story_questions(n // 4, GATE_SEED)}
+    results = {}
+    for kind, found in sets.items():
+        features, right = reader.features(found.images), []
+        for start in range(0, len(found), 100):
+            documents = found.documents[start : start + 100]
+            batch = reader.rows(documents, features, answers=False, padding_side="left").batch
+            told = adapter.generate(batch, 10 if kind == "stories" else 1)
+            right += [_same(answer, d.answer) for answer, d in zip(told, documents, strict=True)]
+        results[kind] = sum(right) / len(right)
+    return results
+
+
+def _same(told: str, answer: str) -> bool:
+    return told.split() == answer.split()
+
+
+def card(adapter: Adapter, history: list[dict[str, float]], results: dict[str, float], gates: dict[str, float]) -> str:
+    """The model card: what it saw, what it can do, and its hash."""
+    every, steps = max(1, len(history) // 10), int(history[-1]["step"])
+    curve = "\n".join(f"| {r['step']} | {r['loss']:.3f} |" for r in [*history[::every], history[-1]])
+    table = "\n".join(f"| {name} | {value:.3f} | {gates.get(name, '')} |" for name, value in results.items())
+    size = sum(p.numel() for p in adapter.model.parameters())
+    return f"""# llava-emoji
+
+A `LlavaForConditionalGeneration` of {size / 1e6:.2f} M parameters (half precision; {tiny.IMAGE_SIZE} px pictures of \
+16 tokens; a Llama of 4 layers of 128) for chapters at the scale of a laptop. It loads with the line that loads \
+`llava-hf/llava-1.5-7b-hf`:
+
+```python
+from vlws.models.adapter import load_mllm
+
+mllm = load_mllm("llava-emoji")
+```
+
+- Vision tower: that of clip-emoji, frozen (layer -2, class token dropped), as LLaVA takes CLIP's.
+- Data: `vlws.data.stories.corpus`, {steps * BATCH:,} documents drawn as it trained, no picture twice: stories \
+({stories.MIX["story"]:.0%}), pictures with captions ({stories.MIX["pair"]:.0%}), and questions on one or several \
+pictures ({stories.MIX["question"]:.0%}).
+- Loss: cross-entropy of the sentences of stories, of captions, and of answers.
+- A prompt is the document itself: pictures and sentences in their order, the question last. No roles, no system text.
+- Seeds: {CORPUS_SEED:,} and above. Chapters and tests keep below 900,000; the gates use {GATE_SEED:,}.
+- Training: {steps:,} steps of {BATCH}, AdamW, OneCycle to {LEARNING_RATE}, gradients clipped at 1, one CPU thread. \
+`python -m vlws.models.pretrain_llava` remakes it.
+- Licence: MIT, as the workspace; pictures and words it learned from are named in NOTICE.
+- Hash of the weights: `{weights_hash(adapter.model)}`
+
+| greedy answers, held out | right | gate |
+|---|---|---|
+{table}
+
+"stories" is the whole description of a last picture that was not shown (chance 1 in 28,800).
+
+| step | loss |
+|---|---|
+{curve}
+
+![loss curve](loss.png)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the shipped LLaVA.")
+    parser.add_argument("--out", type=Path, default=ASSETS / "llava-emoji", help="folder to write")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    out = pretrain_llava(args.out, args.steps)
+    load_mllm(str(out))
+    print(f"written: {out}")
+
+
+if __name__ == "__main__":
+    main()
