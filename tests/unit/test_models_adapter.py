@@ -356,6 +356,40 @@ def test_batched_generation_equals_one_by_one_and_uncached_argmax(mllm, pictures
         assert argmax_decoding(mllm, text, images, 6) == answer
 
 
+def test_decoding_is_greedy_whatever_the_checkpoint_prefers(mllm, pictures):
+    batch = mllm.encode(TEXTS, pictures, "left")
+    plain, own = mllm.generate(batch, 6), mllm.causal_lm.generation_config
+    own.do_sample, own.temperature, own.repetition_penalty, own.num_beams = True, 3.0, 9.0, 2
+    try:
+        assert mllm.generate(batch, 6) == plain
+    finally:
+        own.do_sample, own.temperature, own.repetition_penalty, own.num_beams = None, None, None, None
+
+
+def test_a_batch_without_any_picture_runs(mllm):
+    batch = mllm.encode(["only words", "and some more words"], [[], []], "left")
+    assert batch.pixel_values is None
+    assert batch.image_spans.shape == (0, 3)
+    assert mllm.run(batch).logits.isfinite().all()
+    assert len(mllm.generate(batch, 2)) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_the_same_road_leads_to_the_same_logits(mllm, pictures):
+    batch = mllm.encode(TEXTS, pictures, answers=["a", "b", "c", "d"])
+    prompts = mllm.encode(TEXTS, pictures, "left")
+    wide, said = mllm.run(batch), mllm.generate(prompts, 4)
+    try:
+        mllm.model.to("cuda")
+        near = mllm.run(batch.to(mllm.device))
+        assert near.logits.device.type == "cuda"
+        torch.testing.assert_close(near.loss.cpu(), wide.loss, atol=1e-3, rtol=1e-3)
+        assert mllm.generate(prompts.to(mllm.device), 4) == said
+    finally:
+        mllm.model.to("cpu")
+
+
 # --- the Q-Former -----------------------------------------------------------------------------------------------
 
 

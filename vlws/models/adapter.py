@@ -293,6 +293,7 @@ class Adapter(ABC):
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
+            repetition_penalty=1.0,  # checkpoints bring their own
             eos_token_id=self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.eos_token_id if pad is None else pad,
         )
