@@ -9,6 +9,8 @@ text alone better than by guessing. Words are few (`vocabulary`), templates clos
 
 All chance comes from the raw words of PCG64: the same seed gives the same samples on every machine, and the first k of
 n samples do not depend on n. Seeds as in `scenes`: training corpora from 1,000,000.
+
+Its speed, on one core: python -m timeit -s "from vlws.data import i4" "i4.make_all(20, 0)" (380 samples, 0.2 s).
 """
 
 import re
@@ -22,7 +24,7 @@ from einops import rearrange
 from vlws.data import emoji, scenes
 from vlws.data.captions import with_article
 from vlws.data.demon import CATEGORIES, CHOICE, OPEN, Sample, Task
-from vlws.data.scenes import POSITIONS, Item, Scene
+from vlws.data.scenes import POSITIONS, Background, Item, Scene
 from vlws.errors import InputError
 
 SORTS: dict[str, tuple[str, tuple[str, ...]]] = {  # what Unicode's subgroups say a kind is
@@ -80,10 +82,11 @@ class Spec:
 
 
 class Chance:
-    """The chance of one sample: a row of random words, used up one by one."""
+    """The chance of one sample: random words, poses (by grid) and grounds, used up one by one."""
 
-    def __init__(self, words: Sequence[int]) -> None:
-        self._words = iter(words)
+    def __init__(self, words: Sequence[int], poses: dict[int, Sequence], grounds: Sequence[Background]) -> None:
+        self._words, self._grounds = iter(words), iter(grounds)
+        self._poses = {grid: iter(rows) for grid, rows in poses.items()}
 
     def below(self, k: int) -> int:
         return next(self._words) * k >> 32
@@ -100,8 +103,7 @@ class Chance:
         return self.some(options, len(options))
 
     def item(self, kind: str, colour: str, cell: int, grid: int = 2) -> Item:
-        words = np.array([[next(self._words) for _ in range(4)]], np.uint64)
-        size, angle, dy, dx = (int(column[0, 0]) for column in scenes._poses(words, grid))
+        size, angle, dy, dx = next(self._poses[grid])
         return Item(_index(kind), cell, size, angle, dy, dx, scenes.TINT_NAMES.index(colour))
 
     def items(self, k: int, cells: Sequence[int] = range(4), grid: int = 2) -> list[Item]:
@@ -110,9 +112,7 @@ class Chance:
         return [self.item(kind, self.pick(COLOURS), cell, grid) for kind, cell in zip(kinds, places, strict=True)]
 
     def picture(self, items: Sequence[Item], grid: int = 2, labels: Sequence[tuple[int, str]] = ()) -> Picture:
-        words = np.array([[next(self._words) for _ in range(6)]], np.uint64)
-        background = scenes._backgrounds(words, True)[0]
-        return Picture(Scene(_in_order(items), background, grid), tuple(labels))
+        return Picture(Scene(_in_order(items), next(self._grounds), grid), tuple(labels))
 
     def alone(self, kind: str, colour: str, grid: int = 2, cell: int | None = None) -> Picture:
         """A picture of one thing."""
@@ -484,8 +484,14 @@ def drafts(name: str, n: int, seed: int) -> list[Draft]:
     """n samples of a task as specifications; InputError for an unknown task."""
     if name not in TASKS:
         raise InputError(f"There is no task {name!r}; the tasks are {', '.join(TASKS)}.")
-    stream = seed * 32 + list(TASKS).index(name)
-    return [TASKS[name].draw(Chance(row)) for row in scenes.draws(n, 128, stream).tolist()]
+    words = scenes.draws(n, 184, seed * 32 + list(TASKS).index(name))
+    chance, grounds, poses = np.split(words, [96, 120], axis=1)  # 4 grounds of 6 words, 16 poses of 4
+    grounds = scenes._backgrounds(rearrange(grounds, "n (k six) -> (n k) six", six=6), muted=True)
+    poses = {grid: np.stack(scenes._poses(poses, grid), axis=-1).tolist() for grid in (1, 2, 3)}
+    return [
+        TASKS[name].draw(Chance(row, {grid: poses[grid][i] for grid in poses}, grounds[4 * i : 4 * i + 4]))
+        for i, row in enumerate(chance.tolist())
+    ]
 
 
 def make(name: str, n: int, seed: int, size: int = 64) -> Task:
