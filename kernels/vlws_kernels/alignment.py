@@ -10,6 +10,7 @@ Sources: M. Cuturi, Fast global alignment kernels, ICML 2011 (GAK, the half-Gaus
 M. Blondel, Soft-DTW, ICML 2017, equation 2 and algorithms 1 and 2; H. Sakoe and S. Chiba, 1978 (DTW).
 """
 
+import functools
 import math
 import os
 
@@ -55,7 +56,8 @@ def gak(
     scale = 0.5 / sigma**2
     log_k = problem.solve("gak", scale)
     if normalize:
-        log_k = log_k - 0.5 * (problem.self_kernels(scale, log_k, 0) + problem.self_kernels(scale, log_k, 1))
+        own = problem.self_kernels(scale, log_k, 0)
+        log_k = log_k - 0.5 * (own + (own.T if problem.symmetric else problem.self_kernels(scale, log_k, 1)))
     return (log_k if log else log_k.exp()).to(problem.dtype)
 
 
@@ -189,7 +191,7 @@ class _Problem:
         self.engine = engines.choose(engine, x)
 
     def per_pair(self, value: float | Tensor, name: str) -> Tensor:
-        """`value` as a positive tensor "a b" (or "1 1" for one number)."""
+        """`value` as a positive tensor "a b" (or "1 1" for one number); all pairs are needed if not symmetric."""
         tensor = torch.as_tensor(value, dtype=torch.float64, device=self.device).detach()
         tensor = tensor.reshape((1,) * (2 - tensor.dim()) + tuple(tensor.shape))
         fits = tensor.dim() == 2 and all(s in (1, t) for s, t in zip(tensor.shape, self.shape, strict=False))
@@ -197,6 +199,7 @@ class _Problem:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must broadcast to {self.shape[:2]}.")
         if not bool((tensor > 0).all() & tensor.isfinite().all()):
             raise ValueError(f"{name} is {value if tensor.numel() == 1 else 'not all'} > 0 and finite; it must be.")
+        self.symmetric = self.symmetric and torch.equal(tensor, tensor.T)
         return tensor
 
     def tables(self, rows: slice) -> Tensor:
@@ -249,6 +252,9 @@ class _Problem:
         code = item * len(values) + which
         codes, back = torch.unique(code, return_inverse=True)
         index, scales = codes // len(values), values[codes % len(values)]
+        wanted = torch.is_grad_enabled() and items.requires_grad
+        if self.engine == "keops" and self.modality is None and not items.is_cuda and not wanted:
+            return _keops_own(items.detach(), lengths, index, scales)[back]
         step = max(1, CHUNK // (items.shape[1] ** 2))
         parts = []
         for start in range(0, len(index), step):
@@ -332,6 +338,11 @@ def _bucket(length: int) -> int:
     return 8 * 4 ** max(0, math.ceil(math.log2(length / 8) / 2))
 
 
+def _bucket_dim(dim: int) -> int:
+    """2, 4, 8, 16, 32, 48, ..."""
+    return max(2, 1 << (dim - 1).bit_length()) if dim <= 16 else -(-dim // 16) * 16
+
+
 def _lanes(x: Tensor) -> int:
     return 1 if x.is_cuda else engines.operations().VECTOR_BYTES // x.element_size()
 
@@ -343,16 +354,17 @@ def _pad(x: Tensor, *sizes: int) -> Tensor:
 
 
 def _keops_points(rule: str, problem: _Problem, scale: Tensor) -> Tensor:
-    """One KeOps call for each block of `lanes` sequences y, over all x (or those not after the block, if y is x)."""
+    """One KeOps call over all blocks of `lanes` sequences y and all x (or those not after the block, if y is x)."""
     x, y, len_x, len_y = problem.x.detach(), problem.y.detach(), problem.len_x, problem.len_y
     a, b, n, m = problem.shape
     dim = x.shape[-1]
     lanes = _lanes(x)
     n_pad, m_pad = _bucket(n), _bucket(m)
-    dim_pad = max(2, 1 << (dim - 1).bit_length()) if dim <= 16 else -(-dim // 16) * 16
-    b_pad = -(-b // lanes) * lanes
+    dim_pad = _bucket_dim(dim)
+    blocks = -(-b // lanes)
+    b_pad = blocks * lanes
 
-    # Sequences of like length share a block; the x are dealt out so that each thread meets every length.
+    # Sequences of like length share a block.
     ragged = len_y.min() != len_y.max() or len_x.min() != len_x.max()
     order = len_y.argsort() if ragged else None
     x_order = order if problem.symmetric else None
@@ -361,58 +373,98 @@ def _keops_points(rule: str, problem: _Problem, scale: Tensor) -> Tensor:
     if order is not None:
         y, len_y = y[order], len_y[order]
     power = (scale * LOG2E).to(x.dtype)
-    if power.numel() == 1:
-        power = power.expand(1, a, lanes).contiguous()
-    else:
+    if power.numel() > 1:
         power = power.expand(a, b)
         power = power if x_order is None else power[x_order]
         power = power if order is None else power[:, order]
-        power = _pad(power, b_pad).view(a, b_pad // lanes, lanes).transpose(0, 1).contiguous()
+        power = _pad(power, b_pad).view(a, blocks, lanes).transpose(0, 1).contiguous()
 
     x = _pad(x, n_pad, dim_pad).reshape(a, n_pad * dim_pad).contiguous()
-    y = _pad(y, b_pad, m_pad, dim_pad).view(b_pad // lanes, lanes, m_pad * dim_pad)
-    y = y.transpose(1, 2).reshape(b_pad // lanes, 1, m_pad * dim_pad * lanes)
+    y = _pad(y, b_pad, m_pad, dim_pad).view(blocks, lanes, m_pad * dim_pad)
+    y = y.transpose(1, 2).reshape(blocks, 1, m_pad * dim_pad * lanes)
     len_x = len_x.to(x.dtype)[:, None]
-    len_y = torch.nn.functional.pad(len_y, (0, b_pad - b), value=1).to(x.dtype).view(b_pad // lanes, 1, lanes)
+    len_y = torch.nn.functional.pad(len_y, (0, b_pad - b), value=1).to(x.dtype).view(blocks, 1, lanes)
 
-    formula = engines.operations().align_formula(rule, "points", False, n_pad, m_pad, dim_pad, lanes)
-    aliases = [
-        f"x=Vi({n_pad * dim_pad})",
-        f"y=Vj({m_pad * dim_pad * lanes})",
-        "len_x=Vi(1)",
-        f"len_y=Vj({lanes})",
-    ]
-    width = lanes if rule == "dtw" else 2 * lanes
-    if rule != "dtw":
-        aliases.append(f"scale=Vi({lanes})")
+    cost = "points" if x.is_cuda else "indexed"
+    formula = engines.operations().align_formula(rule, cost, False, n_pad, m_pad, dim_pad, lanes)
+    kinds = ("Vi", "Vj", "Vi", "Vj", "Vi") if x.is_cuda else ("Pm",) * 5
+    sizes = (n_pad * dim_pad, m_pad * dim_pad * lanes, 1, lanes, lanes)
+    names = ("x", "y", "len_x", "len_y", "scale")
+    aliases = [f"{name}={kind}({size})" for name, kind, size in zip(names, kinds, sizes, strict=True)]
+    aliases = aliases[:4] if rule == "dtw" else aliases
     if x.is_cuda:  # one launch: the blocks are a batch dimension
-        scales = [] if rule == "dtw" else [power]
-        out = engines.reduce(formula, aliases, x[None], y, len_x[None], len_y, *scales)
+        scales = [] if rule == "dtw" else [power.expand(1, a, 1).contiguous() if power.numel() == 1 else power]
+        values = _read(rule, engines.reduce(formula, aliases, x[None], y, len_x[None], len_y, *scales), lanes)
     else:
-        out = x.new_empty(b_pad // lanes, a, width)
-        threads = os.cpu_count() or 1
-        for block in range(b_pad // lanes):
-            count = min(a, (block + 1) * lanes) if problem.symmetric else a
-            rows = [x[:count], len_x[:count], *([] if rule == "dtw" else [power[block % len(power), :count]])]
-            into = out[block, :count]
-            if ragged:
-                deal = (torch.arange(count) % threads).argsort(stable=True)
-                rows = [tensor[deal] for tensor in rows]
-                into = torch.empty_like(into)
-            engines.reduce(formula, aliases, rows[0], y[block], rows[1], len_y[block], *rows[2:], out=into)
-            if ragged:
-                out[block, deal] = into
-    values = _read(rule, out, lanes)  # block a lane
-    values = values.transpose(0, 1).reshape(a, b_pad)[:, :b]
+        tasks, where = _tasks(a, blocks, lanes, problem.symmetric, power.numel() > 1, x.dtype)
+        scales = [] if rule == "dtw" else [power.reshape(-1, lanes) if power.numel() > 1 else power.expand(1, lanes)]
+        out = engines.reduce(formula, [*aliases, "task=Vi(4)"], x, y[:, 0], len_x, len_y[:, 0], *scales, tasks)
+        values = torch.zeros(blocks * a, lanes, dtype=torch.float64).index_copy_(0, where, _read(rule, out, lanes))
+    values = values.view(blocks, a, lanes).transpose(0, 1).reshape(a, b_pad)[:, :b]
     if problem.symmetric:
-        upper = torch.ones(a, a, dtype=torch.bool, device=x.device).triu()
-        values = torch.where(upper, values, values.T)
+        values = torch.where(_upper(a, x.device), values, values.T)
     if order is not None:
         back = order.argsort()
         values = values[:, back] if x_order is None else values[back][:, back]
     if rule == "soft":
         values = _mend_soft(values, problem, scale, n_pad, m_pad)
     return values
+
+
+@functools.lru_cache(maxsize=8)
+def _tasks(
+    a: int, blocks: int, lanes: int, symmetric: bool, own_scale: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Row of x, block of y and row of the scales "task 4" of each alignment block, and its place "task" in "block a".
+
+    If y is x, blocks that lie below the diagonal are left out. OpenMP gives each thread one run of tasks: they are
+    dealt out, so that each run meets every length.
+    """
+    place = torch.arange(blocks * a)
+    block, row = place // a, place % a
+    if symmetric:
+        needed = row < (block + 1) * lanes
+        place, block, row = place[needed], block[needed], row[needed]
+    deal = (torch.arange(len(place)) % (os.cpu_count() or 1)).argsort(stable=True)
+    place, block, row = place[deal], block[deal], row[deal]
+    scale = place if own_scale else torch.zeros_like(place)
+    index = engines.operations().INDEX
+    return torch.stack([row, block, scale // index, scale % index], 1).to(dtype), place
+
+
+@functools.lru_cache(maxsize=8)
+def _upper(a: int, device: torch.device) -> Tensor:
+    return torch.ones(a, a, dtype=torch.bool, device=device).triu()
+
+
+def _keops_own(x: Tensor, lengths: Tensor, item: Tensor, scale: Tensor) -> Tensor:
+    """log K(x,x) "p" of the items `item` "p" (ascending) of `x` at the scales "p"; a block is one item in all lanes."""
+    lanes, dim = _lanes(x), x.shape[-1]
+    n_pad, dim_pad = _bucket(x.shape[1]), _bucket_dim(dim)
+    formula = engines.operations().align_formula("gak", "indexed", False, n_pad, n_pad, dim_pad, lanes)
+    sizes = {"x": n_pad * dim_pad, "y": n_pad * dim_pad * lanes, "len_x": 1, "len_y": lanes, "scale": lanes}
+    aliases = [*(f"{name}=Pm({size})" for name, size in sizes.items()), "task=Vi(4)"]
+    values = []
+    for items in torch.arange(len(x)).split(max(1, 4 * CHUNK // sizes["y"])):
+        inside = (item >= items[0]) & (item <= items[-1])
+        own, power = item[inside] - items[0], scale[inside] * LOG2E
+        count = torch.bincount(own, minlength=len(items))
+        blocks = (count + lanes - 1) // lanes
+        rank = torch.arange(len(own)) - (count.cumsum(0) - count)[own]
+        block, lane = (blocks.cumsum(0) - blocks)[own] + rank // lanes, rank % lanes
+        scales = x.new_ones(int(blocks.sum()), lanes)
+        scales[block, lane] = power.to(x.dtype)
+        row, place = torch.arange(len(items)).repeat_interleave(blocks), torch.arange(len(scales))
+        index = engines.operations().INDEX
+        tasks = torch.stack([row, row, place // index, place % index], 1).to(x.dtype)
+        rows = _pad(x[items], n_pad, dim_pad).reshape(len(items), sizes["x"])
+        columns = rows[..., None].expand(-1, -1, lanes).reshape(len(items), sizes["y"])
+        length = lengths[items].to(x.dtype)[:, None]
+        out = engines.reduce(
+            formula, aliases, rows, columns, length, length.expand(-1, lanes).contiguous(), scales, tasks
+        )
+        values.append(_read("gak", out, lanes)[block, lane])
+    return torch.cat(values)
 
 
 def _keops_tables(rule: str, d: Tensor, len_x: Tensor, len_y: Tensor, scale: Tensor) -> Tensor:

@@ -198,7 +198,6 @@ def _bind(
     """
     from pykeops.common.keops_io import keops_binder
     from pykeops.common.operations import postprocess
-    from pykeops.common.parse_type import get_sizes
     from pykeops.torch import Genred
 
     cuda = device.type == "cuda"
@@ -210,8 +209,10 @@ def _bind(
         *where, plan.formula, plan.aliases, plan.nargs, dtype, "torch", flags
     ).import_module()
 
+    first = {kind: next((k for k, alias in enumerate(aliases) if f"={kind}(" in alias), None) for kind in ("Vi", "Vj")}
+
     def call(args: tuple[torch.Tensor, ...], out: torch.Tensor | None) -> torch.Tensor:
-        nx, ny = get_sizes(plan.aliases, *args)
+        nx, ny = (1 if k is None else args[k].shape[-2] for k in first.values())
         batch = max(arg.dim() for arg in args) - 2
         out = binder.genred_pytorch(device, None, nx, ny, batch, out, *args)
         return postprocess(out, "torch", reduction, nx, k, dtype)

@@ -27,8 +27,9 @@ from keopscore.formulas.Operation import Operation
 from keopscore.utils.code_gen_utils import c_array, new_c_varname
 
 RULES = ("gak", "soft", "dtw")
-COSTS = ("points", "table")
+COSTS = ("points", "table", "indexed")
 STRIP = 4
+INDEX = 2**20  # an index that a float32 cannot hold comes as two numbers: index // INDEX and index % INDEX
 VECTOR_BYTES = 64  # one AVX-512 register; GCC and Clang split it where registers are narrower
 
 
@@ -51,7 +52,7 @@ def align_code(
     out: str,
     args: tuple[str, ...],
 ) -> str:
-    """C code of one alignment block; `args` are expressions for (x, y) or (table), then len_x, len_y, scale."""
+    """C code of one alignment block; `args` are expressions for x and y (or the table), len_x, len_y, scale, task."""
     real = {"float": np.float32, "double": np.float64}[dtype]
     integer = {"float": "int", "double": "long long"}[dtype]
     size, mantissa_bits = np.dtype(real).itemsize, np.finfo(real).nmant  # 23 or 52
@@ -63,7 +64,7 @@ def align_code(
         return [new_c_varname(f"vk_{name}") for _ in range(count)] if count else new_c_varname(f"vk_{name}")
 
     V, U, B, M, E, corner = (fresh(name) for name in ("V", "U", "B", "M", "E", "corner"))
-    px, py, lx, ly, ps, result = (fresh(name) for name in ("x", "y", "lx", "ly", "p", "out"))
+    px, py, lx, ly, ps, pt, result = (fresh(name) for name in ("x", "y", "lx", "ly", "p", "task", "out"))
     i, j, k, w, rows, cols = (fresh(name) for name in ("i", "j", "k", "w", "rows", "cols"))
 
     # Scalars and vectors of lanes are written alike; only the types, the constants and the bit casts differ.
@@ -170,9 +171,14 @@ def align_code(
         return code + f"{left[r]} = {mantissa};\n{up} = {left[r]};\n{up_e} = {left_e[r]};\n"
 
     # Every argument is bound to a pointer of its own before any other name is declared.
-    pointers = ((px, py) if cost == "points" else (px,)) + (lx, ly) + ((ps,) if linear else ())
+    pointers = ((px,) if cost == "table" else (px, py)) + (lx, ly) + ((ps,) if linear else ())
+    pointers += (pt,) if cost == "indexed" else ()
     code = f"{dtype}* {result} = {out};\n"
     code += "".join(f"const {dtype}* {name} = {arg};\n" for name, arg in zip(pointers, args, strict=True)) + types
+    if cost == "indexed":
+        code += f"{px} += (long long){pt}[0] * {n * dim};\n{lx} += (long long){pt}[0];\n"
+        code += f"{py} += (long long){pt}[1] * {m * dim * lanes};\n{ly} += (long long){pt}[1] * {lanes};\n"
+        code += f"{ps} += ((long long){pt}[2] * {INDEX} + (long long){pt}[3]) * {lanes};\n" if linear else ""
     lane_loop = f"for (int {w} = 0; {w} < {lanes}; {w}++)"
     code += f"int {rows} = 1, {cols} = 1;\n"
     code += (
@@ -217,10 +223,13 @@ def largest_cost(dtype: str, n: int, m: int) -> float:
 
 
 class Align(Operation):
-    """Align(x, y, len_x, len_y, scale | rule, cost, paired, n, m, dim, lanes, code): see the module's docstring.
+    """Align(x, y, len_x, len_y, scale, task | rule, cost, paired, n, m, dim, lanes, code): see the module's docstring.
 
     Variables (row by row of KeOps's data; `lanes` is the last, contiguous axis):
       cost "points": x "n dim" (or "n dim lanes" if paired), y "m dim lanes", and d is the squared Euclidean distance;
+      cost "indexed": the same, but all of x, y, lengths and scales are parameters, of which KeOps passes the start on a
+        CPU (only there), and `task` "4" tells the row of x, the block of y, and the row of the scales (in two numbers):
+        one call does any set of pairs, and copies nothing;
       cost "table":  x is the table "n m lanes" of costs, and there is no y;
       len_x "1" (or "lanes" if paired) and len_y "lanes", true lengths from 1; scale "lanes", p in s = 2^-(p d).
     Output: "2 lanes", mantissa and exponent, or "lanes" for dtw. There is no DiffT: gradients are those of
@@ -244,8 +253,9 @@ class Align(Operation):
 def align_formula(rule: str, cost: str, paired: bool, n: int, m: int, dim: int, lanes: int) -> str:
     """The KeOps formula of an `Align`, its generated code's hash among its parameters."""
     spec = (rule, cost, paired, n, m, dim, lanes)
-    names = ("x", "y", "len_x", "len_y") if cost == "points" else ("x", "len_x", "len_y")
+    names = ("x", "len_x", "len_y") if cost == "table" else ("x", "y", "len_x", "len_y")
     names += () if rule == "dtw" else ("scale",)
+    names += ("task",) if cost == "indexed" else ()
     numbers = (RULES.index(rule), COSTS.index(cost), int(paired), n, m, dim, lanes, code_hash(align_code, spec, names))
     return f"Align({','.join(names)},{','.join(map(str, numbers))})"
 

@@ -109,6 +109,18 @@ def test_ragged_against_the_reference(engine: str, dtype: torch.dtype, sizes: tu
         close(call(engine), call("reference"), unit=0.5)
 
 
+@pytest.mark.parametrize("engine", ENGINES[:2])
+def test_normalisation_at_a_sigma_of_each_pair(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sigma that is not symmetric, more of them than lanes, and items done in pieces."""
+    x, len_x = ragged(21, 19, 8, 2, torch.float32)
+    sigma = 1 + 2 * torch.rand(19, 19, generator=torch.Generator().manual_seed(0))
+    expected = vk.gak(x, None, len_x, sigma=sigma, engine="reference")
+    close(vk.gak(x, None, len_x, sigma=sigma, engine=engine), expected)
+    close(vk.gak(x.clone().requires_grad_(), None, len_x, sigma=sigma, engine=engine).detach(), expected)
+    monkeypatch.setattr(vk.alignment, "CHUNK", 1)
+    close(vk.gak(x, None, len_x, sigma=sigma, engine=engine), expected)
+
+
 @pytest.fixture(scope="module")
 def degenerate() -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """Equal items, near ones, items far apart, lengths 1 against 64; and what the reference makes of them."""

@@ -54,12 +54,14 @@ def test_capture_trap() -> None:
 def test_arguments_are_bound_before_anything_is_declared() -> None:
     """Our code survives arguments that are expressions in any of the names that KeOps uses."""
     ops = engines.operations()
-    spec = ("float", "soft", "points", False, 8, 8, 2, 16)
+    spec = ("float", "soft", "indexed", False, 8, 8, 2, 16)
     code = ops.align_code(
-        *spec, "fout", ("(arg_0[0]+i*16)", "(arg_0[1]+j*256)", "(arg_0[2]+i)", "(arg_0[3]+j)", "(a+k)")
+        *spec,
+        "fout",
+        ("(arg_0[0]+i*16)", "(arg_0[1]+j*256)", "(arg_0[2]+i)", "(arg_0[3]+j)", "(a+k)", "(arg_0[5]+i*4)"),
     )
     head, _, body = code.partition("typedef")
-    assert head.count("(arg_0[") == 4
+    assert head.count("(arg_0[") == 5
     assert "arg_0" not in body
     assert "(a+k)" not in body
 
@@ -68,7 +70,7 @@ def test_arguments_are_bound_before_anything_is_declared() -> None:
 def test_stale_cache_trap(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the generated code changes, so does the formula's text, by which KeOps caches."""
     ops = engines.operations()
-    spec = ("soft", "points", False, 8, 8, 2, 16)
+    spec = ("soft", "indexed", False, 8, 8, 2, 16)
     ops.align_formula.cache_clear()
     before = ops.align_formula(*spec)
     new_c_varname = ops.new_c_varname("vk_x")  # counters of fresh names must not matter
