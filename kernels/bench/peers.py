@@ -22,6 +22,13 @@ def tslearn_gak_all_cores(x: Tensor, sigma: float) -> np.ndarray:
     return cdist_gak(x.numpy(), sigma=sigma, n_jobs=-1)
 
 
+def tslearn_ragged_gak(x: Tensor, lengths: Tensor, sigma: float) -> np.ndarray:
+    """One sigma for all pairs, as tslearn has no other: the same number of cells."""
+    from tslearn.metrics import cdist_gak
+
+    return cdist_gak([item[:length].numpy() for item, length in zip(x, lengths, strict=True)], sigma=sigma)
+
+
 def tslearn_soft_dtw(x: Tensor, gamma: float) -> np.ndarray:
     from tslearn.metrics import cdist_soft_dtw
 

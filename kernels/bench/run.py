@@ -105,6 +105,37 @@ def alignment_cases(sizes: list[int], lengths: list[int], dims: list[int]) -> li
     return cases
 
 
+def sugar_case(n: int = 96, longest: int = 48, dim: int = 64) -> Case:
+    """GAK labels of one batch of ragged slices, normalised, each pair with a sigma of its own that grows with lengths.
+
+    tslearn knows one sigma only and does less: it takes K(x, x) once an item, we at every pair's sigma.
+    """
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(4, longest + 1, (n,), generator=generator)
+    x = torch.randn(n, longest, dim, generator=generator)
+
+    def sigma(k: int) -> Tensor:
+        return (2 * dim) ** 0.5 * ((lengths[:k, None] + lengths[:k]) / 2).sqrt()
+
+    def labels(k: int, x: Tensor = x, engine: str | None = None) -> Tensor:
+        return vk.gak(x[:k], None, lengths[:k], sigma=sigma(k), engine=engine)
+
+    def missed() -> float:
+        truth = labels(16, x.double(), "torch")
+        return float(((labels(16).double() - truth).abs() / truth).max())
+
+    return Case(
+        "sugar_gak",
+        n=n,
+        length=longest,
+        dim=dim,
+        ours=labels,
+        peers={"tslearn": lambda k: peers.tslearn_ragged_gak(x[:k], lengths[:k], float(sigma(k).mean()))},
+        error=missed,
+        target=10.0,
+    )
+
+
 def error(call: Callable, x: Tensor, floor: float) -> float:
     """Largest error relative to float64; `floor`: the size of the terms, where a value may be 0 by cancellation."""
     ours, truth = call(x).double(), call(x.double(), engine="torch")
@@ -322,11 +353,11 @@ def main() -> None:
         # make every parallel call, ours and the peers', wait for whatever else the machine does.
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_WAIT_POLICY": "passive"})
     if options.quick:
-        cases = alignment_cases([64, 256], [32], [16]) + reduction_cases([1024], [16])
+        cases = [*alignment_cases([64, 256], [32], [16]), *reduction_cases([1024], [16]), sugar_case()]
         limit, path = min(options.limit, 1.0), options.json
     else:
         cases = alignment_cases([64, 256, 1024], [8, 32, 128], [2, 16, 256])
-        cases += reduction_cases([1024, 4096, 16384], [2, 16, 256])
+        cases += [*reduction_cases([1024, 4096, 16384], [2, 16, 256]), sugar_case()]
         limit, path = options.limit, options.json or RESULTS
     cases.sort(key=lambda case: case.op)
 

@@ -149,10 +149,11 @@ class _Problem:
     """The checked input of one call, and the engines that fill its matrix of log kernels (or DTW costs)."""
 
     def __init__(self, x, y, len_x, len_y, modality_x, modality_y, split, distance, engine) -> None:
-        self.symmetric = y is None and distance is None
+        own = y is None and distance is None
+        self.symmetric = own and len_y is None and modality_y is None
         y = x if y is None else y
-        len_y = len_x if self.symmetric and len_y is None else len_y
-        modality_y = modality_x if self.symmetric and modality_y is None else modality_y
+        len_y = len_x if own and len_y is None else len_y
+        modality_y = modality_x if own and modality_y is None else modality_y
         for name, tensor in (("x", x), ("y", y)):
             if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.float32, torch.float64):
                 given = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
