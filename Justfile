@@ -66,3 +66,4 @@ bench *ARGS: setup
 [group('check')]
 backbones *ARGS: setup
     @{{ bin }}/python -m vlws.models.pretrain {{ ARGS }}
+    @{{ bin }}/python -m vlws.models.pretrain_blip2

@@ -17,7 +17,7 @@ Q, W_g, b_g, W_o and b_o are trained, nothing else. W_o starts at zero, so that 
     cheetor = Cheetor(load_mllm("blip2-emoji"))
     differences = cheetor.states(prompts, pairs, answers)
     fit_cheetor(cheetor, [differences, cheetor.states(...captions...)], steps=500, batch_sizes=[32, 16])
-    cheetor.generate(cheetor.mllm.encode(prompts, images, padding_side="left"), max_new_tokens=8)
+    cheetor.answer(prompts, images)
 
 All in front of layer L/2 is frozen and knows nothing of the new parameters. `states` computes it once for a set of
 samples; training then runs the second look and the upper layers alone, with the same loss and gradients.
@@ -197,6 +197,17 @@ class Cheetor:
         """Greedy, cached continuations of prompts that are padded on the left."""
         with torch.no_grad(), self.looking_twice(batch):
             return self.mllm.generate(batch, max_new_tokens)
+
+    def answer(
+        self, prompts: Sequence[str], images: Sequence[Sequence], max_new_tokens: int = 10, chunk: int = 256
+    ) -> list[str]:
+        """Greedy answers, stripped; each prompt marks its pictures by "<image>" (as `Adapter.encode` takes them)."""
+        out: list[str] = []
+        for start in range(0, len(prompts), chunk):
+            chosen = slice(start, start + chunk)
+            batch = self.mllm.encode(prompts[chosen], images[chosen], padding_side="left").to(self.mllm.device)
+            out += [text.strip() for text in self.generate(batch, max_new_tokens)]
+        return out
 
     def _features(self, batch: Batch) -> Tensor:
         missing = set(range(len(batch.input_ids))) - set(batch.image_spans[:, 0].tolist())

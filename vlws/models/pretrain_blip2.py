@@ -8,7 +8,7 @@ defect is the subject of chapter 06.
 
 Two substitutes for scale (arXiv:2308.04152 has a 7B language model and the EVA tower), said again in the model's card:
 - The language model meets pictures, in its text training, as sums of word embeddings, one sum a thing, in the places of
-  the query tokens. For half of the samples a part of this evidence is not there at the input and is added, through a
+  the query tokens. For most of the samples a part of this evidence is not there at the input and is added, through a
   linear map that is thrown away afterwards, to the hidden states in front of a layer drawn uniformly from all. A large
   model can use evidence that first appears at mid depth; one of this size must have met some.
 - The vision tower is trained to tell, patch by patch, kind, colour and size of what the patch shows.
@@ -49,8 +49,9 @@ from vlws.models.load import ASSETS, pixels, weights_hash
 from vlws.train import epochs, fit
 
 QUERIES = 4
-LM_STEPS, VISION_STEPS, ALIGN_STEPS = 3000, 1500, 1500
-LATE_FROM = 500  # the step of the language model's training from which evidence may come late
+LM_STEPS, VISION_STEPS, ALIGN_STEPS = 4000, 1500, 1500
+LATE_FROM = 500  # the step of the language model's training from which evidence comes late in half of the samples
+LATE_MOST = 1500  # and from which it does in four of five
 LM_BATCH, VISION_BATCH, ALIGN_BATCH = 64, 64, 64
 LEARNING_RATE = 2e-3
 POOL = 8192  # pairs of pictures for the alignment, their features computed once
@@ -70,7 +71,7 @@ def blip2_config(tokenizer: PreTrainedTokenizerFast) -> Blip2Config:
         num_hidden_layers=6,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=512,
+        max_position_embeddings=2048,
         tie_word_embeddings=False,
         initializer_range=0.1,  # about 1 / sqrt(96): with the usual 0.02 a stack this narrow learns nothing for long
         **ids,
@@ -133,7 +134,7 @@ def make_processor() -> Blip2Processor:
         bos_token="<s>",
         eos_token="</s>",
         extra_special_tokens={"image_token": "<image>"},
-        model_max_length=512,
+        model_max_length=2048,
         clean_up_tokenization_spaces=False,
     )
     pictures = BlipImageProcessorPil(size={"height": cf.SIDE, "width": cf.SIDE})
@@ -238,11 +239,11 @@ def lm_batch(words: Words, step: int, size: int = LM_BATCH) -> dict[str, Any]:
         salient[i, 0] = _row(words, thing)
         if i < size:
             salient[i, 1] = _row(words, pairs[i].after.things[0])
-    how = torch.from_numpy(rng.random(len(prompts)))  # all early; a part late; all late, the large thing early
-    part = torch.from_numpy(rng.random(full.shape[:3]) < 0.5)[..., None]
-    part_late, all_late = (how[:, None, None, None] >= low for low in (0.5, 0.75))
-    is_late = ((part & part_late) | all_late) & (step >= LATE_FROM)
-    all_late = all_late & (step >= LATE_FROM)
+    share = 0.0 if step < LATE_FROM else 0.5 if step < LATE_MOST else 0.8
+    how = torch.from_numpy(rng.random(len(prompts)))[:, None, None, None]
+    all_late = how < share / 2  # all things late, and the large one early in every slot
+    part_late = (how >= share / 2) & (how < share)
+    is_late = all_late | part_late & torch.from_numpy(rng.random(full.shape[:3]) < 0.5)[..., None]
     late = torch.where(is_late, full, -1)
     early = torch.where(all_late, salient, torch.where(is_late, -1, full))
     batch |= {"early": early, "late": late, "layer": int(rng.integers(1, 6))}
@@ -337,9 +338,9 @@ class PatchReader(nn.Module):
         self.tower, self.head = tower, nn.Linear(tower.config.hidden_size, sum(self.sizes))
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Logits of kind, colour and size, each "b class patch"."""
+        """Logits of kind, colour and size, each "b label patch"."""
         logits = self.head(self.tower(batch["pixel_values"]).last_hidden_state[:, 1:])
-        return rearrange(logits, "b patch class -> b class patch").split(self.sizes, dim=1)
+        return rearrange(logits, "b patch label -> b label patch").split(self.sizes, dim=1)
 
 
 def vision_batch(processor: Blip2Processor, step: int, size: int = VISION_BATCH) -> dict[str, torch.Tensor]:
@@ -569,10 +570,11 @@ and all that its Q-Former was asked in training is about the large thing. Chapte
 vision tower on kind, colour and size of what each patch shows ({VISION_STEPS:,} steps of {VISION_BATCH}); Q-Former, \
 queries and projection through the frozen language model ({ALIGN_STEPS:,} steps of {ALIGN_BATCH}).
 - **Substitutes for scale.** In its text training the language model meets pictures as sums of word embeddings, one a \
-thing, and for half of the samples from step {LATE_FROM} on a part of them arrives late: through a linear map, which \
-is not shipped, in front of a layer drawn uniformly. A model of 7 billion parameters can use evidence that first \
-appears at mid depth; one of this size has to have met some. Of these, half find the large thing alone at the \
-input, and all things late. The vision tower's dense task stands for EVA's features, which hold details.
+thing. For half of the samples from step {LATE_FROM} on, four in five from step {LATE_MOST:,}, things arrive late: \
+through a linear map, which is not shipped, in front of a layer drawn uniformly. Of these, half find the large thing \
+alone at the input, and all things late. A model of 7 billion parameters can use evidence that first appears at mid \
+depth; one of this size has to have met some. The vision tower's dense task stands for EVA's features, which hold \
+details.
 - AdamW, OneCycle to {LEARNING_RATE}, gradients clipped at 1, one CPU thread. \
 `python -m vlws.models.pretrain_blip2` remakes it. Seeds: {CORPUS_SEED:,} and above; the gate uses {GATE_SEED:,}.
 - Licence: MIT, as the workspace; the pictures it learned from are named in NOTICE.
