@@ -30,6 +30,8 @@ from vlws_kernels import engine as engines
 sys.path.insert(0, str(Path(__file__).parent))
 import peers
 
+REPEATED = 1.0  # seconds: a longer call is warm after those on fewer items, and is timed once
+
 RESULTS = Path(__file__).resolve().parents[2] / "reports" / "results" / "08_kernels" / "bench.json"
 
 
@@ -233,29 +235,34 @@ def relative_error(u: Tensor, v: Tensor, call: Callable) -> float:
 def measured(call: Callable[[int], object], n: int, power: int, limit: float) -> dict:
     """Seconds and growth of the peak memory (MB) of `call(n)`, or of fewer items and scaled (`on`)."""
     on = min(n, 64)
-    once = _seconds(call, on)  # also jits
-    while on < n and once < limit:
-        expected = once * (min(n, 4 * on) / on) ** power
+    call(on)  # compiles or jits
+    best, memory = _weighed(call, on)
+    while on < n and best < limit:
+        expected = best * (min(n, 4 * on) / on) ** power
         if expected > limit:
             break
         on = min(n, 4 * on)
-        once = _seconds(call, on)
-    _reset_peak()
-    before = _status("VmRSS")
-    best = _seconds(call, on)
-    memory = max(0.0, _status("VmHWM") - before)
+        best, memory = _weighed(call, on)
     until = time.perf_counter() + 0.6
-    for _ in range(20):
+    for _ in range(20 if best < REPEATED else 0):
         if time.perf_counter() > until:
             break
         best = min(best, _seconds(call, on))
-    return {"seconds": min(best, once) * (n / on) ** power, "memory_mb": round(memory, 1), "on": on}
+    return {"seconds": best * (n / on) ** power, "memory_mb": round(memory, 1), "on": on}
 
 
 def _seconds(call: Callable[[int], object], n: int) -> float:
     start = time.perf_counter()
     call(n)
     return time.perf_counter() - start
+
+
+def _weighed(call: Callable[[int], object], n: int) -> tuple[float, float]:
+    """Seconds of one call, and by how many MB the process's peak grew."""
+    _reset_peak()
+    before = _status("VmRSS")
+    seconds = _seconds(call, n)
+    return seconds, max(0.0, _status("VmHWM") - before)
 
 
 def _reset_peak() -> None:
@@ -274,7 +281,7 @@ def _status(name: str) -> float:
 
 
 def row(case: Case, limit: float) -> dict:
-    first = _seconds(case.ours, case.n)
+    first = _seconds(case.ours, min(case.n, 64))
     ours = measured(case.ours, case.n, case.power, float("inf"))
     others = {name: measured(call, case.n, case.power, limit) for name, call in case.peers.items()}
     fastest = min(others, key=lambda name: others[name]["seconds"])
@@ -346,7 +353,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few rows, under a minute; printed, not kept")
     parser.add_argument("--json", type=Path, help=f"where to keep the rows (full run: {RESULTS.name} of the reports)")
     parser.add_argument(
-        "--limit", type=float, default=4.0, help="seconds after which a peer is scaled from fewer items"
+        "--limit", type=float, default=3.0, help="seconds after which a peer is scaled from fewer items"
     )
     options = parser.parse_args()
     if "OMP_WAIT_POLICY" not in os.environ:  # OpenMP reads it when torch loads it: start again. Spinning threads would
