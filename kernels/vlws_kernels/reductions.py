@@ -162,9 +162,12 @@ def info_nce(x: Tensor, y: Tensor, temperature: float | Tensor = 0.07, *, engine
 
     def tiled(x: Tensor, y: Tensor, rate: Tensor) -> Tensor:
         side = _side(x)
-        tiles = [[_piece(lines, part, other, rate) for other in y.split(side)] for part in x.split(side)]
-        rows = [torch.stack([row for row, _ in strip]).logsumexp(0) for strip in tiles]
-        columns = [torch.stack([column for _, column in strip]).logsumexp(0) for strip in zip(*tiles, strict=True)]
+        rows, columns = x.new_full((len(x),), -torch.inf), y.new_full((len(y),), -torch.inf)
+        rows, columns = list(rows.split(side)), list(columns.split(side))
+        for i, part in enumerate(x.split(side)):
+            for j, other in enumerate(y.split(side)):
+                row, column = _piece(lines, part, other, rate)
+                rows[i], columns[j] = torch.logaddexp(rows[i], row), torch.logaddexp(columns[j], column)
         return loss(torch.cat(rows), torch.cat(columns), x, y, rate)
 
     def keops(x: Tensor, y: Tensor, rate: Tensor) -> Tensor:
