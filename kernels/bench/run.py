@@ -10,6 +10,7 @@ import argparse
 import ctypes
 import datetime
 import functools
+import hashlib
 import json
 import os
 import platform
@@ -311,9 +312,16 @@ def machine() -> dict:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
         "cxxflags": engines.CXXFLAGS,
+        "kernels": code_hash(),
         "load": os.getloadavg()[0],
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+
+
+def code_hash() -> str:
+    """Of what is timed: rows of other code are not gone on with."""
+    files = sorted(Path(vk.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 def _lines(path: str) -> list[str]:
@@ -369,7 +377,7 @@ def main() -> None:
     cases.sort(key=lambda case: case.op)
 
     results = {"machine": machine(), "complete": False, "rows": {}}
-    if path and path.exists():  # a run that was stopped, on this machine, goes on; a complete one is made anew
+    if path and path.exists():  # a stopped run of this code on this machine goes on; a complete one is made anew
         kept = json.loads(path.read_text())
         same = {**kept["machine"], "load": 0, "date": 0} == {**results["machine"], "load": 0, "date": 0}
         results = kept if same and not kept["complete"] else results
