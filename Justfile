@@ -67,3 +67,4 @@ bench *ARGS: setup
 backbones *ARGS: setup
     @{{ bin }}/python -m vlws.models.pretrain {{ ARGS }}
     @{{ bin }}/python -m vlws.models.pretrain_blip2
+    @{{ bin }}/python -m vlws.models.pretrain_llava
