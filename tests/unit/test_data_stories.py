@@ -120,6 +120,16 @@ def test_knowledge_base_queries_show_other_pictures_of_known_things():
         assert item.answer not in " ".join(s.text for s in item.slices)  # the key does not hold the answer
 
 
+def test_sequence_pairs_are_as_alike_as_their_relation_says():
+    found = stories.sequence_pairs(120, 16)
+    truth = {r: found.truth[[k for k, at in enumerate(found.relation) if at == r]] for r in stories.RELATIONS}
+    assert (truth["shown again"] == 1).all()
+    assert (truth["unrelated"] == 0).all()
+    for relation in ("permuted", "replaced", "repainted", "prefix"):
+        assert (truth[relation] < 1).all()
+        assert (truth[relation] > 0).all()
+
+
 # --- folders --------------------------------------------------------------------------------------------------------
 
 

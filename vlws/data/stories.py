@@ -13,8 +13,8 @@ Seeds: as in `vlws.data.scenes`. All pictures are 32 px unless a folder says oth
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -128,26 +128,37 @@ class Document:
     lone: Slice | None = None
 
 
-@dataclass(frozen=True)
-class Documents:
-    """Documents and their pictures "n h w 3" uint8."""
+@dataclass
+class Album:
+    """Views that are rendered when first asked for; a slice holds the index that its picture will have."""
 
-    documents: tuple[Document, ...]
-    images: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.documents)
-
-
-class _Album:
-    """Collects views; a slice holds the index that its picture will have."""
-
-    def __init__(self) -> None:
-        self.views: list[View] = []
+    seed: int
+    views: list[View] = field(default_factory=list)
 
     def add(self, shown: View) -> Slice:
         self.views.append(shown)
         return Slice(image=len(self.views) - 1, features=shown.features())
+
+
+class _Pictured:
+    """`images`: "n h w 3" uint8, the pictures that slices name, as given or as `album` renders them."""
+
+    album: Album | np.ndarray
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        return self.album if isinstance(self.album, np.ndarray) else render(self.album.views, self.album.seed)
+
+
+@dataclass(frozen=True)
+class Documents(_Pictured):
+    """Documents and their pictures."""
+
+    documents: tuple[Document, ...]
+    album: Album | np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.documents)
 
 
 def _say(text: str, *features: str) -> Slice:
@@ -159,7 +170,7 @@ def _thing(rng: np.random.Generator, without: Sequence[str] = ()) -> Thing:
     return Thing(words[rng.integers(len(words))], COLOURS[rng.integers(len(COLOURS))])
 
 
-def _things(n: int, rng: np.random.Generator) -> list[Thing]:
+def draw_things(n: int, rng: np.random.Generator) -> list[Thing]:
     """n things with different words."""
     words = rng.permutation(WORDS)[:n].tolist()
     return [Thing(word, COLOURS[c]) for word, c in zip(words, rng.integers(len(COLOURS), size=n), strict=True)]
@@ -231,7 +242,7 @@ def sample(n: int, seed: int) -> list[Story]:
     rng = np.random.default_rng(seed)
     return [
         Story(
-            tuple(_things(4, rng)),
+            tuple(draw_things(4, rng)),
             SIDES[rng.integers(2)],
             tuple(rng.integers(4, size=4).tolist()),
             int(rng.integers(2)),
@@ -300,7 +311,7 @@ def corpus(n: int, seed: int, mix: dict[str, float] | None = None, lone: bool = 
     rng = np.random.default_rng(seed)
     counts = {kind: round(n * share) for kind, share in mix.items()}
     counts["question"] = n - counts.get("story", 0) - counts.get("pair", 0)
-    album, documents = _Album(), []
+    album, documents = Album(seed), []
     group: list[Story] = []
     for k in range(counts.get("story", 0)):
         if not group:
@@ -308,17 +319,17 @@ def corpus(n: int, seed: int, mix: dict[str, float] | None = None, lone: bool = 
             group = [another, retold(one, k), near_twin(one, k), one]
         documents.append(_story_document(group.pop(), album, rng, lone))
     for _ in range(counts.get("pair", 0)):
-        shown = view(_things(int(rng.integers(1, 3)), rng), rng)
+        shown = view(draw_things(int(rng.integers(1, 3)), rng), rng)
         said = caption(shown, int(rng.integers(len(CAPTIONS))))
         documents.append(Document((album.add(shown), said), "pair", lone=said if lone else None))
     makers = (_presence, _colour, _what, _where, _either, _several, _order, _reference)
     for k in range(counts["question"]):
         documents.append(makers[k % len(makers)](album, rng))
     order = rng.permutation(len(documents))
-    return Documents(tuple(documents[i] for i in order), render(album.views, seed))
+    return Documents(tuple(documents[i] for i in order), album)
 
 
-def _story_document(story: Story, album: _Album, rng: np.random.Generator, lone: bool) -> Document:
+def _story_document(story: Story, album: Album, rng: np.random.Generator, lone: bool) -> Document:
     views = story.views()
     form = rng.integers(4)
     shown, said = [form != 2] * 4 + [False], [True] * EVENTS
@@ -336,9 +347,9 @@ def _ask(slices: Sequence[Slice], text: str, answer: str, choices: Sequence[str]
     return Document((*slices, _say(text, *text.split())), "question", answer, tuple(choices))
 
 
-def _presence(album: _Album, rng: np.random.Generator) -> Document:
+def _presence(album: Album, rng: np.random.Generator) -> Document:
     """Balanced; what is absent is of the same kind as something shown (adversarial, as POPE's)."""
-    things = _things(int(rng.integers(1, 3)), rng)
+    things = draw_things(int(rng.integers(1, 3)), rng)
     word = things[rng.integers(len(things))].word
     answer = ("yes", "no")[rng.integers(2)]
     if answer == "no":
@@ -347,36 +358,36 @@ def _presence(album: _Album, rng: np.random.Generator) -> Document:
     return _ask([album.add(view(things, rng))], f"is there {with_article(word)}?", answer, ("yes", "no"))
 
 
-def _colour(album: _Album, rng: np.random.Generator) -> Document:
-    things = _things(int(rng.integers(1, 3)), rng)
+def _colour(album: Album, rng: np.random.Generator) -> Document:
+    things = draw_things(int(rng.integers(1, 3)), rng)
     thing = things[rng.integers(len(things))]
     return _ask([album.add(view(things, rng))], f"what colour is the {thing.word}?", thing.colour, COLOURS)
 
 
-def _what(album: _Album, rng: np.random.Generator) -> Document:
-    things = _things(int(rng.integers(1, 3)), rng)
+def _what(album: Album, rng: np.random.Generator) -> Document:
+    things = draw_things(int(rng.integers(1, 3)), rng)
     shown = view(things, rng)
     k = rng.integers(len(things))
     return _ask([album.add(shown)], f"what is {shown.sides()[k]}?", things[k].word, WORDS)
 
 
-def _where(album: _Album, rng: np.random.Generator) -> Document:
-    things = _things(int(rng.integers(1, 3)), rng)
+def _where(album: Album, rng: np.random.Generator) -> Document:
+    things = draw_things(int(rng.integers(1, 3)), rng)
     shown = view(things, rng)
     k = rng.integers(len(things))
     return _ask([album.add(shown)], f"where is the {things[k].word}?", shown.sides()[k], SIDES)
 
 
-def _either(album: _Album, rng: np.random.Generator) -> Document:
+def _either(album: Album, rng: np.random.Generator) -> Document:
     return _twins(album, rng)[int(rng.integers(2))]
 
 
-def _several(album: _Album, rng: np.random.Generator) -> Document:
-    things = _things(int(rng.integers(2, 7)), rng)
+def _several(album: Album, rng: np.random.Generator) -> Document:
+    things = draw_things(int(rng.integers(2, 7)), rng)
     return _about(things, int(rng.integers(len(things))), album, rng)
 
 
-def _about(things: Sequence[Thing], at: int, album: _Album, rng: np.random.Generator) -> Document:
+def _about(things: Sequence[Thing], at: int, album: Album, rng: np.random.Generator) -> Document:
     pictures = [album.add(view([t], rng)) for t in things]
     return _ask(pictures, f"what colour is the {things[at].word}?", things[at].colour, COLOURS)
 
@@ -384,8 +395,8 @@ def _about(things: Sequence[Thing], at: int, album: _Album, rng: np.random.Gener
 ORDINALS = ("first", "second", "third", "fourth")
 
 
-def _order(album: _Album, rng: np.random.Generator) -> Document:
-    things = _things(int(rng.integers(2, 5)), rng)
+def _order(album: Album, rng: np.random.Generator) -> Document:
+    things = draw_things(int(rng.integers(2, 5)), rng)
     k = int(rng.integers(len(things)))
     pictures = [album.add(view([t], rng)) for t in things]
     return _ask(pictures, f"what is {ORDINALS[k]}?", things[k].word, WORDS)
@@ -394,7 +405,7 @@ def _order(album: _Album, rng: np.random.Generator) -> Document:
 KEEPER_QUESTION = "who keeps it?"
 
 
-def _reference(album: _Album, rng: np.random.Generator) -> Document:
+def _reference(album: Album, rng: np.random.Generator) -> Document:
     thing, keeper = _thing(rng), KEEPERS[rng.integers(len(KEEPERS))]
     seen, asked = (album.add(view([thing], rng)) for _ in range(2))
     return with_reference(_ask([asked], KEEPER_QUESTION, keeper, KEEPERS), _ask([seen], KEEPER_QUESTION, keeper, ()))
@@ -410,7 +421,7 @@ def with_reference(query: Document, reference: Document) -> Document:
 
 
 @dataclass(frozen=True)
-class RetrievalSplit:
+class RetrievalSplit(_Pictured):
     """VIST's protocol: which of all pictures of all stories is the last of this one?
 
     Attributes:
@@ -424,7 +435,7 @@ class RetrievalSplit:
     pool: tuple[Document, ...]
     target: np.ndarray
     seen: np.ndarray
-    images: np.ndarray
+    album: Album
 
 
 def retrieval_split(n: int, seed: int) -> RetrievalSplit:
@@ -433,7 +444,7 @@ def retrieval_split(n: int, seed: int) -> RetrievalSplit:
         raise InputError(f"A retrieval split of {n} stories was asked for; it takes an even number, for their twins.")
     base = sample(n // 2, seed)
     stories = [s for k, one in enumerate(base) for s in (one, near_twin(one, seed + k))]
-    album = _Album()
+    album = Album(seed)
     queries, interleaved, pool = [], [], []
     for story in stories:
         pictures = [album.add(v) for v in story.views()]
@@ -443,37 +454,36 @@ def retrieval_split(n: int, seed: int) -> RetrievalSplit:
         pool += [Document((picture,), "pair") for picture in pictures]
     first = EVENTS * np.arange(n)
     seen = first[:, None] + np.arange(EVENTS - 1)
-    images = render(album.views, seed)
-    return RetrievalSplit(tuple(queries), tuple(interleaved), tuple(pool), first + EVENTS - 1, seen, images)
+    return RetrievalSplit(tuple(queries), tuple(interleaved), tuple(pool), first + EVENTS - 1, seen, album)
 
 
 @dataclass(frozen=True)
-class PairSet:
+class PairSet(_Pictured):
     """pictures[i] and texts[i] belong together; documents of one slice each."""
 
     pictures: tuple[Document, ...]
     texts: tuple[Document, ...]
-    images: np.ndarray
+    album: Album
 
 
 def pair_set(n: int, seed: int) -> PairSet:
     """n pictures of two things, all different, and their captions."""
     rng = np.random.default_rng(seed)
-    album, views = _Album(), {}
+    album, views = Album(seed), {}
     while len(views) < n:
-        shown = view(_things(2, rng), rng)
+        shown = view(draw_things(2, rng), rng)
         views.setdefault(phrase(shown), shown)
     pictures = tuple(Document((album.add(v),), "pair") for v in views.values())
     texts = tuple(Document((caption(v, int(rng.integers(len(CAPTIONS)))),), "pair") for v in views.values())
-    return PairSet(pictures, texts, render(album.views, seed))
+    return PairSet(pictures, texts, album)
 
 
 def winoground(n: int, seed: int) -> PairSet:
     """n pairs of pairs, rows 2k and 2k+1: the same words in another order (colours or places change hands)."""
     rng = np.random.default_rng(seed)
-    album, pictures, texts = _Album(), [], []
+    album, pictures, texts = Album(seed), [], []
     for k in range(n):
-        a, b = _things(2, rng)
+        a, b = draw_things(2, rng)
         b = replace(b, colour=_other(COLOURS, a.colour, rng))
         other = (Thing(a.word, b.colour), Thing(b.word, a.colour)) if k % 2 else (b, a)
         form = int(rng.integers(len(CAPTIONS)))
@@ -481,7 +491,7 @@ def winoground(n: int, seed: int) -> PairSet:
             shown = view(things, rng)
             pictures.append(Document((album.add(shown),), "pair"))
             texts.append(Document((caption(shown, form),), "pair"))
-    return PairSet(tuple(pictures), tuple(texts), render(album.views, seed))
+    return PairSet(tuple(pictures), tuple(texts), album)
 
 
 def questions(kind: str, n: int, seed: int) -> Documents:
@@ -496,20 +506,20 @@ def questions(kind: str, n: int, seed: int) -> Documents:
     }
     if kind not in makers:
         raise InputError(f"kind={kind!r}: accepted are {', '.join(makers)}.")
-    rng, album = np.random.default_rng(seed), _Album()
+    rng, album = np.random.default_rng(seed), Album(seed)
     documents = tuple(makers[kind](album, rng) for _ in range(n))
-    return Documents(documents, render(album.views, seed))
+    return Documents(documents, album)
 
 
 def twins(n: int, seed: int) -> Documents:
     """n near-twin pictures, rows 2k and 2k+1, with one question of two answers: each is right for one of them."""
-    rng, album = np.random.default_rng(seed), _Album()
+    rng, album = np.random.default_rng(seed), Album(seed)
     documents = [d for _ in range(n // 2) for d in _twins(album, rng)]
-    return Documents(tuple(documents), render(album.views, seed))
+    return Documents(tuple(documents), album)
 
 
-def _twins(album: _Album, rng: np.random.Generator) -> list[Document]:
-    a, b = _things(2, rng)
+def _twins(album: Album, rng: np.random.Generator) -> list[Document]:
+    a, b = draw_things(2, rng)
     change = rng.integers(3)
     if change == 0:  # colour
         other = replace(a, colour=_other(COLOURS, a.colour, rng))
@@ -531,28 +541,90 @@ def _twins(album: _Album, rng: np.random.Generator) -> list[Document]:
 
 def positions(n: int, seed: int, length: int = 6) -> Documents:
     """n questions over `length` pictures; row k * length + p has the useful picture at place p."""
-    rng, album, documents = np.random.default_rng(seed), _Album(), []
+    rng, album, documents = np.random.default_rng(seed), Album(seed), []
     for _ in range(n):
-        useful, *rest = _things(length, rng)
+        useful, *rest = draw_things(length, rng)
         first = _about([useful, *rest], 0, album, rng)
         picture, others, question = first.slices[0], first.slices[1:-1], first.slices[-1]
         for p in range(length):
             documents.append(replace(first, slices=(*others[:p], picture, *others[p:], question)))
-    return Documents(tuple(documents), render(album.views, seed))
+    return Documents(tuple(documents), album)
 
 
 def story_questions(n: int, seed: int) -> Documents:
     """n stories told with all sentences and four pictures, and the question what the last picture shows."""
-    album, documents = _Album(), []
+    album, documents = Album(seed), []
     for story in sample(n, seed):
         pictures = [album.add(v) for v in story.views()[:4]] + [Slice()]
         slices = told(story, pictures, [True] * 4 + [False], [True] * EVENTS)
         documents.append(Document((*slices, _say(LAST_QUESTION)), "story", phrase(story.views()[-1])))
-    return Documents(tuple(documents), render(album.views, seed))
+    return Documents(tuple(documents), album)
+
+
+RELATIONS = ("shown again", "permuted", "replaced", "repainted", "prefix", "unrelated")
 
 
 @dataclass(frozen=True)
-class KnowledgeBase:
+class SequencePairs(_Pictured):
+    """Documents 2k and 2k+1 are related as `relation[k]` says; `truth` "pair" is how alike they are, in [0, 1].
+
+    truth: the longest common subsequence of their events, where the same thing counts 1, in another colour 1/2, over
+    the longer length. It favours what respects order, by design.
+    """
+
+    documents: tuple[Document, ...]
+    relation: tuple[str, ...]
+    truth: np.ndarray
+    album: Album
+
+
+def sequence_pairs(n: int, seed: int) -> SequencePairs:
+    """n pairs of sequences of 3 to 6 events, each told by a picture or by its caption, equally many a relation."""
+    rng, album = np.random.default_rng(seed), Album(seed)
+    documents, truth = [], []
+    for k in range(n):
+        one, relation = draw_things(int(rng.integers(3, 7)), rng), RELATIONS[k % len(RELATIONS)]
+        two = list(one)
+        if relation == "permuted":
+            while two == one:
+                two = [one[i] for i in rng.permutation(len(one))]
+        elif relation == "replaced":
+            at = int(rng.integers(len(one)))
+            two[at] = _thing(rng, [t.word for t in one])
+        elif relation == "repainted":
+            for at in rng.permutation(len(one))[: len(one) // 2].tolist():
+                two[at] = replace(two[at], colour=_other(COLOURS, two[at].colour, rng))
+        elif relation == "prefix":
+            two = two[: int(rng.integers(1, len(one)))]
+        elif relation == "unrelated":
+            rest = [w for w in WORDS if w not in {t.word for t in one}]
+            words = rng.permutation(rest)[: len(one)].tolist()
+            two = [Thing(word, COLOURS[c]) for word, c in zip(words, rng.integers(5, size=len(one)), strict=True)]
+        documents += [_sequence(things, album, rng) for things in (one, two)]
+        truth.append(_overlap(one, two))
+    relation = tuple(RELATIONS[k % len(RELATIONS)] for k in range(n))
+    return SequencePairs(tuple(documents), relation, np.array(truth), album)
+
+
+def _sequence(things: Sequence[Thing], album: Album, rng: np.random.Generator) -> Document:
+    slices = []
+    for thing in things:
+        shown, form = view([thing], rng), int(rng.integers(len(CAPTIONS)))
+        slices.append(album.add(shown) if rng.integers(2) else caption(shown, form))
+    return Document(tuple(slices))
+
+
+def _overlap(one: Sequence[Thing], two: Sequence[Thing]) -> float:
+    best = np.zeros((len(one) + 1, len(two) + 1))
+    for i, a in enumerate(one, start=1):
+        for j, b in enumerate(two, start=1):
+            same = 1.0 if a == b else 0.5 if a.word == b.word else 0.0
+            best[i, j] = max(best[i - 1, j], best[i, j - 1], best[i - 1, j - 1] + same)
+    return float(best[-1, -1] / max(len(one), len(two)))
+
+
+@dataclass(frozen=True)
+class KnowledgeBase(_Pictured):
     """Who keeps which thing: documents [picture, question] with answers, and queries over other pictures.
 
     relevant: "query item" bool: items that show the query's thing in the query's colour.
@@ -561,12 +633,12 @@ class KnowledgeBase:
     items: tuple[Document, ...]
     queries: tuple[Document, ...]
     relevant: np.ndarray
-    images: np.ndarray
+    album: Album
 
 
 def knowledge_base(n: int, seed: int) -> KnowledgeBase:
     """An item for each thing in each colour, each with a keeper drawn from `seed`, and n queries."""
-    rng, album = np.random.default_rng(seed), _Album()
+    rng, album = np.random.default_rng(seed), Album(seed)
     things = [Thing(word, colour) for word in WORDS for colour in COLOURS]
     keeper = rng.integers(len(KEEPERS), size=len(things))
     asked = rng.integers(len(things), size=n)
@@ -575,7 +647,7 @@ def knowledge_base(n: int, seed: int) -> KnowledgeBase:
         for k in [*range(len(things)), *asked]
     ]
     relevant = asked[:, None] == np.arange(len(things))
-    return KnowledgeBase(tuple(made[: len(things)]), tuple(made[len(things) :]), relevant, render(album.views, seed))
+    return KnowledgeBase(tuple(made[: len(things)]), tuple(made[len(things) :]), relevant, album)
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ from vlws_kernels import dtw, gak, knn, triple_distance
 DELTA = 0.7  # sigma = delta sqrt((n + m) / 2), on slices of unit norm; the paper gives none
 LABELS = ("gak", "mean", "dtw", "soft_dtw")
 FAR = 1e4  # a local cost whose kernel is 0
+SHORT = 8  # slices; tables of this size or less are the kernels' smallest
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -112,27 +113,39 @@ def _kernels(table: Tensor, length: Tensor, kind: str, delta: float) -> Tensor:
 
     Without the normaliser n equal slices have the central Delannoy number, 1, 3, 13, 63, ... (the paper claims (0, 1]).
     """
-    blank = table.new_zeros(len(table), table.shape[-1], 1)  # the kernels take sequences; the table is all they need
     sigma = delta * ((length[:, None] + length) / 2).sqrt()
     if kind == "dtw":
+        blank = table.new_zeros(len(table), table.shape[-1], 1)  # the table is all that is read
         return torch.exp(-dtw(blank, blank, length, length, distance=table) / (2 * sigma**2))
-    # K(x, x) at the sigma of every other length: beyond its end the table goes on along the diagonal at no cost, so
-    # that one call reads all of them in the last cell.
     others = torch.unique(length)
     own_sigma = delta * ((length[:, None] + others) / 2).sqrt()
-    steps = torch.arange(table.shape[-1])
-    inside = (steps[:, None] < length[:, None, None]) & (steps < length[:, None, None])
-    own = torch.where(inside, torch.diagonal(table, dim1=0, dim2=1).permute(2, 0, 1), FAR)
-    own = torch.where(~inside & torch.eye(len(steps), dtype=torch.bool), 0.0, own)
-    own = own[:, None].expand(-1, len(others), -1, -1).contiguous()
-    if kind == "soft_dtw":
-        table, sigma = _plain(table, sigma)
-        own, own_sigma = _plain(own, own_sigma)
-    log_k = gak(blank, blank, length, length, sigma, normalize=False, log=True, distance=table)
-    ends = [table.new_zeros(count, len(steps), 1) for count in (len(length), len(others))]
-    own_k = gak(*ends, None, None, own_sigma, normalize=False, log=True, distance=own)
+    log_k, own_k = table.new_empty(sigma.shape), table.new_empty(own_sigma.shape)
+    sizes = sorted({min(SHORT, table.shape[-1]), table.shape[-1]})
+    for low, size in zip([0, *sizes], sizes, strict=False):  # few prefixes are long, and small tables are cheap
+        rows, columns = (torch.nonzero(which)[:, 0] for which in ((length > low) & (length <= size), length <= size))
+        if not len(rows):
+            continue
+        part = table[rows[:, None], columns, :size, :size]
+        log_k[rows[:, None], columns] = _log_kernel(part, length[rows], length[columns], sigma[rows][:, columns], kind)
+        log_k[columns[:, None], rows] = log_k[rows[:, None], columns].T
+        # K(x, x) at the sigma of every other length: beyond its end the table goes on along the diagonal at no cost,
+        # so that one call reads all of them in the last cell.
+        step = torch.arange(size)
+        inside = step < length[rows, None]
+        inside = inside[:, :, None] & inside[:, None, :]
+        own = torch.where(inside, table[rows, rows, :size, :size], FAR * (1 - torch.eye(size)))
+        own = own[:, None].expand(-1, len(others), -1, -1).contiguous()
+        own_k[rows] = _log_kernel(own, None, None, own_sigma[rows], kind)
     mine = own_k[:, torch.searchsorted(others, length)]  # "n n": K(x_i, x_i) at the sigma of (i, j)
     return torch.exp(log_k - (mine + mine.T) / 2)
+
+
+def _log_kernel(table: Tensor, len_x: Tensor | None, len_y: Tensor | None, sigma: Tensor, kind: str) -> Tensor:
+    """log K "a b" of tables "a b n m", unnormalised."""
+    if kind == "soft_dtw":
+        table, sigma = _plain(table, sigma)
+    x, y = (table.new_zeros(table.shape[k], table.shape[2 + k], 1) for k in (0, 1))  # the table is all that is read
+    return gak(x, y, len_x, len_y, sigma, normalize=False, log=True, distance=table)
 
 
 def _plain(table: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -306,12 +319,19 @@ class Draw:
 
 
 def draw_steps(
-    found: Documents, steps: int, batch_size: int, reader: Reader, *, ends: int = 3, seed: int = 0
+    found: Documents,
+    steps: int,
+    batch_size: int,
+    reader: Reader,
+    *,
+    ends: int = 3,
+    seed: int = 0,
+    use: Sequence[int] | None = None,
 ) -> list[Draw]:
     """What each step reads: `batch_size` documents and, of each with a lone slice, `ends` slice ends and that slice.
 
     Slice ends are random ones and the last. Documents of questions alone have no ends: only their answers are learned.
-    The same for all arms.
+    The same for all arms. `use`: "document" indices that stand for the documents' own (fewer documents, as many steps).
 
     Raises:
         InputError: fewer documents than a batch, a document of one slice or without pictures.
@@ -329,7 +349,7 @@ def draw_steps(
     rng = np.random.default_rng(seed)
     draws = []
     for step in range(steps):
-        chosen = batches(step).tolist()
+        chosen = [i if use is None else int(use[i]) for i in batches(step).tolist()]
         sequences = [found.documents[i] for i in chosen]
         anchors: list[tuple[int, int, int, Tensor]] = []  # sequence, slice, sample, prefix
         for k, i in enumerate(chosen):

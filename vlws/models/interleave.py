@@ -30,7 +30,7 @@ class Reader:
         self._lengths: dict[str, int] = {}
         self._special = set(adapter.tokenizer.all_special_ids) - {adapter.image_token_id}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def features(self, images: np.ndarray, batch: int = 256) -> Tensor:
         """Pictures "n h w 3" uint8 -> what the frozen vision tower gives, a row each (float32, on the CPU).
 

@@ -3,17 +3,24 @@
 llava-emoji: a LlavaForConditionalGeneration whose vision tower is that of clip-emoji, frozen, as LLaVA's is CLIP's;
 projector and language model are trained from random weights on pictures with captions, questions, and stories
 (`vlws.data.stories.corpus`). It is trained to generate and to nothing else: the checkpoint from which every arm of
-chapter 01 starts, as Sugar starts from VILA. Seeds are 1,000,000 and above, which no chapter uses.
+chapter 01 starts, as Sugar starts from VILA. Three stages: the projector alone learns to put each patch near the words
+for what it shows (LLaVA's feature alignment, told patch by patch); then projector and language model learn captions and
+questions; then stories too. Seeds are 1,000,000 and above, which no chapter uses.
 """
 
 import argparse
 import hashlib
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from einops import rearrange, repeat
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import (
     CLIPImageProcessorPil,
     LlamaConfig,
@@ -33,7 +40,8 @@ from vlws.models.load import ASSETS, load_clip, weights_hash
 from vlws.models.pretrain import draw_loss
 from vlws.train import fit
 
-STEPS = 4000
+ALIGN_STEPS, ALIGN_BATCH = 600, 128
+STEPS, FIRST_STEPS = 4000, 1500  # of the language model; of these, those without stories
 BATCH = 32
 LEARNING_RATE = 2e-3
 GATE_SEED = CORPUS_SEED - 1
@@ -118,9 +126,48 @@ def make_model() -> Adapter:
     return adapt(model, processor)
 
 
+def align_batch(reader: Reader, step: int) -> tuple[Tensor, Tensor]:
+    """Step -> features "image patch width" and what each patch shows "image patch 2": a word and a colour, or -1."""
+    rng = np.random.default_rng(CORPUS_SEED + step)
+    views = [stories.view(stories.draw_things(int(rng.integers(1, 3)), rng), rng) for _ in range(ALIGN_BATCH)]
+    truth = torch.full((len(views), 2, 2, 2), -1)  # "image row column 2", cells
+    for i, shown in enumerate(views):
+        for thing, cell in zip(shown.things, shown.cells, strict=True):
+            pair = stories.WORDS.index(thing.word), stories.COLOURS.index(thing.colour)
+            truth[i, cell // 2, cell % 2] = torch.tensor(pair)
+    side = tiny.IMAGE_SIZE // tiny.PATCH_SIZE // 2
+    truth = repeat(truth, "n h w two -> n (h a) (w b) two", a=side, b=side)
+    return reader.features(stories.render(views, CORPUS_SEED + step)), rearrange(truth, "n h w two -> n (h w) two")
+
+
+def align(adapter: Adapter, reader: Reader, work: Path) -> None:
+    """Train projector and word embeddings: a patch scores the words for what it shows, a blank patch the full stop."""
+    words = [f" {word}" for word in (*stories.WORDS, *stories.COLOURS)] + ["."]
+    ids = torch.tensor([adapter.tokenizer(word, add_special_tokens=False).input_ids[0] for word in words])
+    projector, table = adapter.model.model.multi_modal_projector, adapter.causal_lm.get_input_embeddings()
+
+    def loss(_: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        features, truth = batch
+        logits = projector(features) @ table.weight[ids].T
+        target = torch.zeros_like(logits)
+        shown = truth[..., 0] >= 0
+        target[..., -1][~shown] = 1.0
+        for k, first in ((0, 0), (1, len(stories.WORDS))):
+            at = (truth[..., k].clamp(min=0) + first)[..., None]
+            target.scatter_add_(-1, at, shown[..., None] * 0.5)
+        return F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1))
+
+    learned = nn.ModuleList([projector, table])
+    optimizer = torch.optim.AdamW(learned.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=ALIGN_STEPS, pct_start=0.1)
+    batch = partial(align_batch, reader)
+    fit(learned, loss, batch, ALIGN_STEPS, optimizer, schedule, out=work / "align", device="cpu", label="alignment")
+
+
 def corpus_rows(reader: Reader, step: int) -> list[Rows]:
     """Step -> BATCH documents of the corpus in groups of like length, their pictures through the frozen tower."""
-    found = stories.corpus(BATCH, CORPUS_SEED + step, lone=False)
+    mix = {"pair": 0.4, "question": 0.6} if step < FIRST_STEPS else None
+    found = stories.corpus(BATCH, CORPUS_SEED + step, mix, lone=False)
     features = reader.features(found.images)
     return [reader.rows([found.documents[i] for i in group], features) for group in reader.groups(found.documents)]
 
@@ -135,10 +182,11 @@ def pretrain_llava(out: Path = ASSETS / "llava-emoji", steps: int = STEPS, gates
     reader = Reader(adapter)
     model = adapter.model
     first = corpus_rows(reader, 0)[0].batch  # a changed corpus, tokenizer or model starts anew
-    key = hashlib.sha256(f"{steps} {BATCH} {LEARNING_RATE} {weights_hash(model)}".encode())
+    key = hashlib.sha256(f"{steps} {FIRST_STEPS} {ALIGN_STEPS} {BATCH} {LEARNING_RATE} {weights_hash(model)}".encode())
     for part in (first.input_ids, first.labels, first.features.half()):
         key.update(part.numpy().tobytes())
     work = paths.cache() / "pretrain" / f"llava-emoji-{key.hexdigest()[:12]}"
+    align(adapter, reader, work)
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=LEARNING_RATE, weight_decay=0.05)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.05)
