@@ -17,7 +17,7 @@ from vlws.errors import InputError
 def test_pictures_are_what_they_say(seed):
     (picture,) = cf.sample(1, seed)
     assert [thing.large for thing in picture.things] == [True] + [False] * (len(picture.things) - 1)
-    assert 3 <= len(picture.things) <= 4
+    assert len(picture.things) == 3
     assert len({thing.kind for thing in picture.things}) == len(picture.things)  # so a kind names one thing
     cells = [cell for thing in picture.things for cell in thing.cells]
     assert len(cells) == len(set(cells))
@@ -74,8 +74,7 @@ def test_every_kind_of_edit_comes_about_equally_often():
     pictures = cf.sample(2000, 3)
     pairs = cf.edits(pictures, [1] * 2000, 4)
     share = {kind: np.mean([pair.edit == kind for pair in pairs]) for kind in cf.EDITS}
-    assert share["modify"] == pytest.approx(share["swap"], abs=0.05)
-    assert min(share.values()) > 0.08  # a deletion needs four things, an addition three
+    assert all(value == pytest.approx(0.25, abs=0.04) for value in share.values())
     large = cf.edits(pictures, [0] * 2000, 4)
     assert {pair.edit for pair in large} == {"modify", "swap"}
     assert all(pair.salient for pair in large)
@@ -98,7 +97,7 @@ def test_the_same_seed_gives_the_same_bytes():
     assert images.shape == (40, 48, 48, 3)
     assert images.dtype == np.uint8
     told = hashlib.sha256(images.tobytes() + " ".join(pair.sentence for pair in pairs).encode()).hexdigest()
-    assert told[:16] == "d35686145ca067b3"
+    assert told[:16] == "f11ec9d50f09a7a3"
 
 
 def test_a_picture_alone_is_what_it_is_among_others():

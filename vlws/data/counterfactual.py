@@ -1,9 +1,10 @@
 """Counterfactual pairs: a picture, the same picture with one thing edited, and the sentence that tells the difference.
 
-The world of chapter 06. A picture of 48 px shows one large thing (the salient one) and two or three small ones, each an
-emoji in one of five colours, no two of a kind, on a near-grey ground. An edit renders the picture again with one thing
-changed: all pixels outside the union of its two masks stay as they are. In the paper (Cheetor, arXiv:2308.04152,
-section 2.2) SAM finds the things, ChatGPT writes the edits and diffusion paints them; here all three are exact.
+The world of chapter 06. A picture of 48 px shows one large thing (the salient one) and some small ones, two unless
+asked for more, each an emoji in one of five colours, no two of a kind, on a near-grey ground. An edit renders the
+picture again with one thing changed: all pixels outside the union of its two masks stay as they are. In the paper
+(Cheetor, arXiv:2308.04152, section 2.2) SAM finds the things, ChatGPT writes the edits and diffusion paints them; here
+all three are exact.
 
 All chance comes from the raw words of PCG64, as in `scenes`: a seed gives the same bytes on every machine, and the
 first k of n pictures do not depend on n.
@@ -99,7 +100,7 @@ class Pair:
 # --- sampling ---------------------------------------------------------------------------------------------------
 
 
-def sample(n: int, seed: int, *, small: tuple[int, int] = (2, 3)) -> list[Picture]:
+def sample(n: int, seed: int, *, small: tuple[int, int] = (2, 2)) -> list[Picture]:
     """n pictures with one large thing and between small[0] and small[1] small ones."""
     if not 1 <= small[0] <= small[1] <= 4:
         raise InputError(f"small={small}: a picture holds 1 to 4 small things beside the large one.")

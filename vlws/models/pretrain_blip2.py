@@ -49,12 +49,13 @@ from vlws.models.load import ASSETS, pixels, weights_hash
 from vlws.train import epochs, fit
 
 QUERIES = 4
-LM_STEPS, VISION_STEPS, ALIGN_STEPS = 4000, 1500, 1500
+LM_STEPS, VISION_STEPS, ALIGN_STEPS = 6000, 1000, 1200
 LATE_FROM = 500  # the step of the language model's training from which evidence comes late in half of the samples
 LATE_MOST = 1500  # and from which it does in four of five
 LM_BATCH, VISION_BATCH, ALIGN_BATCH = 64, 64, 64
 LEARNING_RATE = 2e-3
 POOL = 8192  # pairs of pictures for the alignment, their features computed once
+SILENCE = 0.02  # weight of the norms of the image tokens in the alignment: those that are not needed fall silent
 GATE_SEED = CORPUS_SEED - 1
 GATE = 0.95  # exact match about the large thing: captions, its colour, its differences
 PARTS = ("vision_model", "qformer", "language_model")
@@ -233,26 +234,14 @@ def lm_batch(words: Words, step: int, size: int = LM_BATCH) -> dict[str, Any]:
     full = torch.full((len(prompts), 2, QUERIES, 3), -1)
     full[:, 0] = words.described(pictures, rng)
     full[:size, 1] = words.described([pair.after for pair in pairs], rng)
-    salient = torch.full_like(full, -1)
-    for i, picture in enumerate(pictures):
-        thing = picture.things[0]
-        salient[i, 0] = _row(words, thing)
-        if i < size:
-            salient[i, 1] = _row(words, pairs[i].after.things[0])
     share = 0.0 if step < LATE_FROM else 0.5 if step < LATE_MOST else 0.8
-    how = torch.from_numpy(rng.random(len(prompts)))[:, None, None, None]
-    all_late = how < share / 2  # all things late, and the large one early in every slot
-    part_late = (how >= share / 2) & (how < share)
-    is_late = all_late | part_late & torch.from_numpy(rng.random(full.shape[:3]) < 0.5)[..., None]
-    late = torch.where(is_late, full, -1)
-    early = torch.where(all_late, salient, torch.where(is_late, -1, full))
+    how = torch.from_numpy(rng.random(len(prompts)))[:, None, None]
+    small = full[..., 0] == words.things["small"]
+    half = torch.from_numpy(rng.random(small.shape) < 0.5)
+    is_late = (((how < share / 2) & small) | ((how >= share / 2) & (how < share) & half))[..., None]
+    early, late = torch.where(is_late, -1, full), torch.where(is_late, full, -1)
     batch |= {"early": early, "late": late, "layer": int(rng.integers(1, 6))}
     return batch
-
-
-def _row(words: Words, thing: cf.Thing) -> torch.Tensor:
-    size = "large" if thing.large else "small"
-    return torch.tensor([words.things[w] for w in (size, cf.COLOURS[thing.colour], cf.KINDS[thing.kind])])
 
 
 class LateReader(nn.Module):
@@ -432,10 +421,10 @@ def train_alignment(
 
     def loss(aligned: Aligned, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         ids = batch["input_ids"]
-        embeds = model.get_input_embeddings()(ids)
-        embeds = embeds.masked_scatter((ids == model.config.image_token_id)[..., None], aligned(batch["features"]))
+        embeds, tokens = model.get_input_embeddings()(ids), aligned(batch["features"])
+        embeds = embeds.masked_scatter((ids == model.config.image_token_id)[..., None], tokens)
         logits = model.language_model(inputs_embeds=embeds, attention_mask=batch["attention_mask"]).logits
-        return answer_loss(logits, batch["labels"])
+        return answer_loss(logits, batch["labels"]) + SILENCE * tokens.norm(dim=-1).sum(1).mean()
 
     aligned = Aligned(model)
     optimizer, scheduler = _optimizer(aligned.parameters(), steps)
@@ -571,10 +560,10 @@ vision tower on kind, colour and size of what each patch shows ({VISION_STEPS:,}
 queries and projection through the frozen language model ({ALIGN_STEPS:,} steps of {ALIGN_BATCH}).
 - **Substitutes for scale.** In its text training the language model meets pictures as sums of word embeddings, one a \
 thing. For half of the samples from step {LATE_FROM} on, four in five from step {LATE_MOST:,}, things arrive late: \
-through a linear map, which is not shipped, in front of a layer drawn uniformly. Of these, half find the large thing \
-alone at the input, and all things late. A model of 7 billion parameters can use evidence that first appears at mid \
-depth; one of this size has to have met some. The vision tower's dense task stands for EVA's features, which hold \
-details.
+through a linear map, which is not shipped, in front of a layer drawn uniformly; all the small ones, or some drawn at \
+random. A model of 7 billion parameters can use evidence that first appears at mid depth; one of this size has to have \
+met some. The alignment adds {SILENCE} times the norms of the image tokens to its loss, so that tokens which tell \
+nothing are near zero. The vision tower's dense task stands for EVA's features, which hold details.
 - AdamW, OneCycle to {LEARNING_RATE}, gradients clipped at 1, one CPU thread. \
 `python -m vlws.models.pretrain_blip2` remakes it. Seeds: {CORPUS_SEED:,} and above; the gate uses {GATE_SEED:,}.
 - Licence: MIT, as the workspace; the pictures it learned from are named in NOTICE.
