@@ -354,6 +354,49 @@ def _pad(x: Tensor, *sizes: int) -> Tensor:
     return torch.nn.functional.pad(x, amounts) if any(amounts) else x
 
 
+def _lanes_last(values: Tensor, lanes: int, fill: float) -> Tensor:
+    """`values` "b size" as "block (size lane)", the last block filled up."""
+    blocks, size = -(-len(values) // lanes), values.shape[1]
+    if len(values) < blocks * lanes:
+        values = torch.nn.functional.pad(values, (0, 0, 0, blocks * lanes - len(values)), value=fill)
+    return values.view(blocks, lanes, size).transpose(1, 2).reshape(blocks, size * lanes)
+
+
+def _shift(*sequences: tuple[Tensor, Tensor]) -> Tensor | None:
+    """The mean "dim" of all elements of (x, lengths), ..., where inner products would cancel for it; else None."""
+    count = sum(int(lengths.sum()) for _, lengths in sequences)
+    mean = sum(x.sum((0, 1)) for x, _ in sequences) / count
+    square = sum(torch.linalg.vector_norm(x) ** 2 for x, _ in sequences) / count
+    return mean if bool(torch.linalg.vector_norm(mean) ** 2 > square / 16) else None
+
+
+def _operands(x: Tensor, lengths: Tensor, shift: Tensor | None, wide: bool, n: int, dim: int) -> dict[str, Tensor]:
+    """The variables of `ops.Align` for one side, by the prefix of their names, a row each item of `x` "a len dim"."""
+    padded = _pad(x, n, dim).reshape(len(x), n * dim)
+    operands = {"": padded, "len_": lengths.to(x.dtype)[:, None]}
+    if wide:
+        inside = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+        if shift is not None:
+            x = torch.where(inside[..., None], x - shift, 0)
+            padded = _pad(x, n, dim).reshape(len(x), n * dim)
+        norms = torch.where(inside, x.square().sum(-1), 1)
+        norms = torch.nn.functional.pad(norms, (0, n - norms.shape[1]), value=1)
+        operands |= {"shifted_": padded, "norm_": norms}
+    return operands
+
+
+def _align(rule: str, variables: dict[str, Tensor], n: int, m: int, dim: int, lanes: int) -> Tensor:
+    """One call of `ops.Align` with its variables by name; with `task` all others are parameters."""
+    ops, cost = engines.operations(), "indexed" if "task" in variables else "points"
+    aliases, args = [], []
+    for name in ops.align_names(rule, cost, dim):
+        kind = "Pm" if cost == "indexed" and name != "task" else "Vj" if name.endswith("y") else "Vi"
+        args.append(variables[name])
+        aliases.append(f"{name}={kind}({args[-1].shape[-1]})")
+    formula = ops.align_formula(rule, cost, False, n, m, dim, lanes)
+    return _read(rule, engines.reduce(formula, aliases, *args), lanes)
+
+
 def _keops_points(rule: str, problem: _Problem, scale: Tensor) -> Tensor:
     """One KeOps call over all blocks of `lanes` sequences y and all x (or those not after the block, if y is x)."""
     x, y, len_x, len_y = problem.x.detach(), problem.y.detach(), problem.len_x, problem.len_y
@@ -380,27 +423,23 @@ def _keops_points(rule: str, problem: _Problem, scale: Tensor) -> Tensor:
         power = power if order is None else power[:, order]
         power = _pad(power, b_pad).view(a, blocks, lanes).transpose(0, 1).contiguous()
 
-    x = _pad(x, n_pad, dim_pad).reshape(a, n_pad * dim_pad).contiguous()
-    y = _pad(y, b_pad, m_pad, dim_pad).view(blocks, lanes, m_pad * dim_pad)
-    y = y.transpose(1, 2).reshape(blocks, 1, m_pad * dim_pad * lanes)
-    len_x = len_x.to(x.dtype)[:, None]
-    len_y = torch.nn.functional.pad(len_y, (0, b_pad - b), value=1).to(x.dtype).view(blocks, 1, lanes)
-
-    cost = "points" if x.is_cuda else "indexed"
-    formula = engines.operations().align_formula(rule, cost, False, n_pad, m_pad, dim_pad, lanes)
-    kinds = ("Vi", "Vj", "Vi", "Vj", "Vi") if x.is_cuda else ("Pm",) * 5
-    sizes = (n_pad * dim_pad, m_pad * dim_pad * lanes, 1, lanes, lanes)
-    names = ("x", "y", "len_x", "len_y", "scale")
-    aliases = [f"{name}={kind}({size})" for name, kind, size in zip(names, kinds, sizes, strict=True)]
-    aliases = aliases[:4] if rule == "dtw" else aliases
+    wide = engines.operations().is_wide("indexed", dim_pad)
+    shift = _shift((x, len_x), (y, len_y)) if wide else None
+    rows = _operands(x, len_x, shift, wide, n_pad, dim_pad)
+    columns = _operands(y, len_y, shift, wide, m_pad, dim_pad)
+    columns = {side: _lanes_last(values, lanes, side in ("norm_", "len_")) for side, values in columns.items()}
     if x.is_cuda:  # one launch: the blocks are a batch dimension
-        scales = [] if rule == "dtw" else [power.expand(1, a, 1).contiguous() if power.numel() == 1 else power]
-        values = _read(rule, engines.reduce(formula, aliases, x[None], y, len_x[None], len_y, *scales), lanes)
+        variables = {f"{side}x": values[None] for side, values in rows.items()}
+        variables |= {f"{side}y": values[:, None] for side, values in columns.items()}
+        variables["scale"] = power if power.numel() > 1 else power.expand(1, a, 1)
+        values = _align(rule, variables, n_pad, m_pad, dim_pad, lanes)
     else:
         tasks, where = _tasks(a, blocks, lanes, problem.symmetric, power.numel() > 1, x.dtype)
-        scales = [] if rule == "dtw" else [power.reshape(-1, lanes) if power.numel() > 1 else power.expand(1, lanes)]
-        out = engines.reduce(formula, [*aliases, "task=Vi(4)"], x, y[:, 0], len_x, len_y[:, 0], *scales, tasks)
-        values = torch.zeros(blocks * a, lanes, dtype=torch.float64).index_copy_(0, where, _read(rule, out, lanes))
+        variables = {f"{side}x": values for side, values in rows.items()}
+        variables |= {f"{side}y": values for side, values in columns.items()}
+        variables["scale"] = power.reshape(-1, lanes) if power.numel() > 1 else power.expand(1, lanes)
+        out = _align(rule, variables | {"task": tasks}, n_pad, m_pad, dim_pad, lanes)
+        values = torch.zeros(blocks * a, lanes, dtype=torch.float64).index_copy_(0, where, out)
     values = values.view(blocks, a, lanes).transpose(0, 1).reshape(a, b_pad)[:, :b]
     if problem.symmetric:
         values = torch.where(_upper(a, x.device), values, values.T)
@@ -442,11 +481,10 @@ def _keops_own(x: Tensor, lengths: Tensor, item: Tensor, scale: Tensor) -> Tenso
     """log K(x,x) "p" of the items `item` "p" (ascending) of `x` at the scales "p"; a block is one item in all lanes."""
     lanes, dim = _lanes(x), x.shape[-1]
     n_pad, dim_pad = _bucket(x.shape[1]), _bucket_dim(dim)
-    formula = engines.operations().align_formula("gak", "indexed", False, n_pad, n_pad, dim_pad, lanes)
-    sizes = {"x": n_pad * dim_pad, "y": n_pad * dim_pad * lanes, "len_x": 1, "len_y": lanes, "scale": lanes}
-    aliases = [*(f"{name}=Pm({size})" for name, size in sizes.items()), "task=Vi(4)"]
+    wide = engines.operations().is_wide("indexed", dim_pad)
+    shift = _shift((x, lengths)) if wide else None
     values = []
-    for items in torch.arange(len(x)).split(max(1, 4 * CHUNK // sizes["y"])):
+    for items in torch.arange(len(x)).split(max(1, 4 * CHUNK // (n_pad * dim_pad * lanes))):
         inside = (item >= items[0]) & (item <= items[-1])
         own, power = item[inside] - items[0], scale[inside] * LOG2E
         count = torch.bincount(own, minlength=len(items))
@@ -458,13 +496,11 @@ def _keops_own(x: Tensor, lengths: Tensor, item: Tensor, scale: Tensor) -> Tenso
         row, place = torch.arange(len(items)).repeat_interleave(blocks), torch.arange(len(scales))
         index = engines.operations().INDEX
         tasks = torch.stack([row, row, place // index, place % index], 1).to(x.dtype)
-        rows = _pad(x[items], n_pad, dim_pad).reshape(len(items), sizes["x"])
-        columns = rows[..., None].expand(-1, -1, lanes).reshape(len(items), sizes["y"])
-        length = lengths[items].to(x.dtype)[:, None]
-        out = engines.reduce(
-            formula, aliases, rows, columns, length, length.expand(-1, lanes).contiguous(), scales, tasks
-        )
-        values.append(_read("gak", out, lanes)[block, lane])
+        rows = _operands(x[items], lengths[items], shift, wide, n_pad, dim_pad)
+        variables = {f"{side}x": of for side, of in rows.items()}
+        variables |= {f"{side}y": of[..., None].expand(-1, -1, lanes).flatten(1) for side, of in rows.items()}
+        variables |= {"scale": scales, "task": tasks}
+        values.append(_align("gak", variables, n_pad, n_pad, dim_pad, lanes)[block, lane])
     return torch.cat(values)
 
 

@@ -21,6 +21,7 @@ one of the formula's parameters (`formula`).
 
 import functools
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 from keopscore.formulas.Operation import Operation
@@ -29,6 +30,9 @@ from keopscore.utils.code_gen_utils import c_array, new_c_varname
 RULES = ("gak", "soft", "dtw")
 COSTS = ("points", "table", "indexed")
 STRIP = 4
+WIDE = 32  # from this dim on, costs are formed as inner products, STRIP x COLUMNS at a time
+COLUMNS = 4
+NEAR = 0.25  # a cost below this share of |x|^2 + |y|^2 is formed from the differences
 INDEX = 2**20  # an index that a float32 cannot hold comes as two numbers: index // INDEX and index % INDEX
 VECTOR_BYTES = 64  # one AVX-512 register; GCC and Clang split it where registers are narrower
 
@@ -38,6 +42,19 @@ def exp2_polynomial(degree: int) -> list[float]:
     """Coefficients, lowest first, of the Chebyshev interpolant of 2^f on [-1/2, 1/2]."""
     interpolant = np.polynomial.Chebyshev.interpolate(np.exp2, degree, domain=[-0.5, 0.5])
     return [float(c) for c in interpolant.convert(kind=np.polynomial.Polynomial).coef]
+
+
+def is_wide(cost: str, dim: int) -> bool:
+    """Whether the costs come from inner products."""
+    return cost != "table" and dim >= WIDE
+
+
+def align_names(rule: str, cost: str, dim: int) -> tuple[str, ...]:
+    """The variables of an alignment, in the formula's order."""
+    names = ("x",) if cost == "table" else ("x", "y")
+    names += ("shifted_x", "shifted_y", "norm_x", "norm_y") if is_wide(cost, dim) else ()
+    names += ("len_x", "len_y") if rule == "dtw" else ("len_x", "len_y", "scale")
+    return names + (("task",) if cost == "indexed" else ())
 
 
 def align_code(
@@ -52,19 +69,22 @@ def align_code(
     out: str,
     args: tuple[str, ...],
 ) -> str:
-    """C code of one alignment block; `args` are expressions for x and y (or the table), len_x, len_y, scale, task."""
+    """C code of one alignment block; `args` are expressions of the variables of `align_names`."""
     real = {"float": np.float32, "double": np.float64}[dtype]
     integer = {"float": "int", "double": "long long"}[dtype]
     size, mantissa_bits = np.dtype(real).itemsize, np.finfo(real).nmant  # 23 or 52
     bias = np.finfo(real).maxexp - 1  # 127 or 1023
     strip = 1 if paired else min(STRIP, n)  # rows of the table that advance together
     linear = rule != "dtw"
+    wide = is_wide(cost, dim)
+    columns = COLUMNS if wide else 1
 
     def fresh(name: str, count: int = 0):
         return [new_c_varname(f"vk_{name}") for _ in range(count)] if count else new_c_varname(f"vk_{name}")
 
     V, U, B, M, E, corner = (fresh(name) for name in ("V", "U", "B", "M", "E", "corner"))
     px, py, lx, ly, ps, pt, result = (fresh(name) for name in ("x", "y", "lx", "ly", "p", "task", "out"))
+    cx, cy, nx, ny = (fresh(name) for name in ("cx", "cy", "nx", "ny"))
     i, j, k, w, rows, cols = (fresh(name) for name in ("i", "j", "k", "w", "rows", "cols"))
 
     # Scalars and vectors of lanes are written alike; only the types, the constants and the bit casts differ.
@@ -134,6 +154,40 @@ def align_code(
             code += f"{name} = {name} + {difference} * {difference}; }}\n"
         return code + "}\n"
 
+    block, far, column = fresh("block"), fresh("far"), fresh("c") if wide else j
+
+    def block_costs() -> str:
+        """The costs of STRIP x COLUMNS cells, |x|^2 + |y|^2 - 2 x.y, or of differences where that would cancel.
+
+        Each number loaded serves a whole row or column of the block, and all sums stay in registers. Of x and y a
+        common shift is taken away (`cx`, `cy`, squared norms `nx`, `ny`); differences are those of x and y themselves.
+        """
+        cells = [(r, c) for c in range(columns) for r in range(strip)]
+        sums, y = dict(zip(cells, fresh("s", len(cells)), strict=True)), fresh("y", columns)
+        term, norms, one = fresh("x"), fresh("n"), fresh("w")
+
+        def loop(left_of: str, right_of: str, add: Callable[[str, str], str]) -> str:
+            code = "".join(f"{V} {name} = {const(0)};\n" for name in sums.values())
+            code += f"for (int {k} = 0; {k} < {dim}; {k}++) {{\n"
+            for c, name in enumerate(y):
+                code += f"const {V} {name} = {load(right_of, f'({j}+{c})*{dim}+{k}')};\n"
+            for r in range(strip):
+                code += f"{{ const {V} {term} = {const(0)} + {left_of}[({i}+{r})*{dim}+{k}];\n"
+                code += "".join(f"{sums[r, c]} = {sums[r, c]} + {add(term, y[c])};\n" for c in range(columns))
+                code += "}\n"
+            return code + "}\n"
+
+        code = f"{V} {block}[{len(cells)}];\n{B} {far} = {whole(-1)};\n{{\n"
+        code += loop(cx, cy, lambda a, b: f"{a} * {b}")
+        for place, (r, c) in enumerate(cells):
+            code += f"{{ const {V} {norms} = {load(ny, f'{j}+{c}')} + {nx}[{i}+{r}];\n"
+            code += f"{far} = {far} & ({sums[r, c]} < {const((1 - NEAR) / 2)} * {norms});\n"
+            code += f"{block}[{place}] = {norms} - {const(2)} * {sums[r, c]}; }}\n"
+        code += f"}}\nint {one} = 1;\n"
+        code += f"for (int {w} = 0; {w} < {lanes}; {w}++) {one} &= ((const {integer}*)&{far})[{w}] != 0;\n"
+        code += f"if (!{one}) {{\n" + loop(px, py, lambda a, b: f"({a} - {b}) * ({a} - {b})")
+        return code + "".join(f"{block}[{place}] = {sums[cell]};\n" for place, cell in enumerate(cells)) + "}\n"
+
     def hard_cell(r: int) -> str:
         """Cell (i+r, j): `up` and `diag` hold its neighbours in the row before, left[r] the one in its own."""
         best = fresh("r")
@@ -171,13 +225,17 @@ def align_code(
         return code + f"{left[r]} = {mantissa};\n{up} = {left[r]};\n{up_e} = {left_e[r]};\n"
 
     # Every argument is bound to a pointer of its own before any other name is declared.
-    pointers = ((px,) if cost == "table" else (px, py)) + (lx, ly) + ((ps,) if linear else ())
+    pointers = ((px,) if cost == "table" else (px, py)) + ((cx, cy, nx, ny) if wide else ())
+    pointers += (lx, ly) + ((ps,) if linear else ())
     pointers += (pt,) if cost == "indexed" else ()
     code = f"{dtype}* {result} = {out};\n"
     code += "".join(f"const {dtype}* {name} = {arg};\n" for name, arg in zip(pointers, args, strict=True)) + types
     if cost == "indexed":
         code += f"{px} += (long long){pt}[0] * {n * dim};\n{lx} += (long long){pt}[0];\n"
         code += f"{py} += (long long){pt}[1] * {m * dim * lanes};\n{ly} += (long long){pt}[1] * {lanes};\n"
+        if wide:
+            code += f"{cx} += (long long){pt}[0] * {n * dim};\n{nx} += (long long){pt}[0] * {n};\n"
+            code += f"{cy} += (long long){pt}[1] * {m * dim * lanes};\n{ny} += (long long){pt}[1] * {m * lanes};\n"
         code += f"{ps} += ((long long){pt}[2] * {INDEX} + (long long){pt}[3]) * {lanes};\n" if linear else ""
     lane_loop = f"for (int {w} = 0; {w} < {lanes}; {w}++)"
     code += f"int {rows} = 1, {cols} = 1;\n"
@@ -196,16 +254,23 @@ def align_code(
     code += f"{V} {', '.join(f'{name} = {zero}' for name in left)}, {corner} = {i} == 0 ? {one} : {zero};\n"
     if linear:
         code += f"{B} {', '.join(f'{name} = {no_e}' for name in left_e)}, {corner}e = {i} == 0 ? {one_e} : {no_e};\n"
-    code += f"for (int {j} = 0; {j} < {cols}; {j}++) {{\n" + local_costs()
-    code += f"{V} {up} = {M}[{j}], {diag} = {corner};\n{corner} = {up};\n"
+    code += f"for (int {j} = 0; {j} < {cols}; {j} += {columns}) {{\n"
+    if wide:
+        code += block_costs()
+        code += f"for (int {column} = {j}; {column} < {cols} && {column} < {j} + {columns}; {column}++) {{\n"
+        code += "".join(f"{V} {name} = {block}[({column}-{j})*{strip}+{r}];\n" for r, name in enumerate(costs))
+    else:
+        code += local_costs()
+    code += f"{V} {up} = {M}[{column}], {diag} = {corner};\n{corner} = {up};\n"
     if linear:
-        code += f"{B} {up_e} = {E}[{j}], {diag_e} = {corner}e;\n{corner}e = {up_e};\n"
+        code += f"{B} {up_e} = {E}[{column}], {diag_e} = {corner}e;\n{corner}e = {up_e};\n"
     for r in range(strip):
         code += f"{{\n{linear_cell(r) if linear else hard_cell(r)}}}\n"
         if r < strip - 1:  # the last row of x is kept, though it may be within a strip
-            keep = f"{M}[{j}] = {up};" + (f" {E}[{j}] = {up_e};" if linear else "")
+            keep = f"{M}[{column}] = {up};" + (f" {E}[{column}] = {up_e};" if linear else "")
             code += f"if ({i} + {r + 1} == {rows}) {{ {keep} continue; }}\n"
-    code += f"{M}[{j}] = {up};" + (f" {E}[{j}] = {up_e};" if linear else "") + "\n}\n"
+    code += f"{M}[{column}] = {up};" + (f" {E}[{column}] = {up_e};" if linear else "") + "\n}\n"
+    code += "}\n" if wide else ""
     # The lanes whose x ends here find their value where their y ends.
     at = f"((int){ly}[{w}]-1)*{lanes}+{w}"
     ends = f"if ((int){lx}[{w}] == {i} + 1) " if paired else ""
@@ -230,6 +295,8 @@ class Align(Operation):
       cost "indexed": the same, but all of x, y, lengths and scales are parameters, of which KeOps passes the start on a
         CPU (only there), and `task` "4" tells the row of x, the block of y, and the row of the scales (in two numbers):
         one call does any set of pairs, and copies nothing;
+      from dim WIDE on, both also take shifted_x and shifted_y, x and y less one common vector (of the same shapes), and
+        their squared norms norm_x "n" and norm_y "m lanes"; 1 stands for the norm of what is padded;
       cost "table":  x is the table "n m lanes" of costs, and there is no y;
       len_x "1" (or "lanes" if paired) and len_y "lanes", true lengths from 1; scale "lanes", p in s = 2^-(p d).
     Output: "2 lanes", mantissa and exponent, or "lanes" for dtw. There is no DiffT: gradients are those of
@@ -253,9 +320,7 @@ class Align(Operation):
 def align_formula(rule: str, cost: str, paired: bool, n: int, m: int, dim: int, lanes: int) -> str:
     """The KeOps formula of an `Align`, its generated code's hash among its parameters."""
     spec = (rule, cost, paired, n, m, dim, lanes)
-    names = ("x", "len_x", "len_y") if cost == "table" else ("x", "y", "len_x", "len_y")
-    names += () if rule == "dtw" else ("scale",)
-    names += ("task",) if cost == "indexed" else ()
+    names = align_names(rule, cost, dim)
     numbers = (RULES.index(rule), COSTS.index(cost), int(paired), n, m, dim, lanes, code_hash(align_code, spec, names))
     return f"Align({','.join(names)},{','.join(map(str, numbers))})"
 
