@@ -149,6 +149,51 @@ def test_degenerate_input(engine: str, degenerate) -> None:
     assert torch.equal(vk.dtw(x, None, lengths, engine=engine).diagonal(), torch.zeros(20))
 
 
+def wide(case: str, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sequences "20 8 dim" for which |x|^2 + |y|^2 - 2xy is wrong: they lie near each other or far from the origin."""
+    x, lengths = ragged(30, 20, 8, dim, torch.float32)
+    x[3], x[4] = x[1], x[1] + 1e-3 * x[2]
+    lengths[1:5] = 8
+    if case == "far from the origin":
+        x += 1e3
+    elif case == "one far":
+        x[0] += 1e4
+    elif case == "two clusters":
+        x[10:] += 1e3
+    elif case == "small beside the mean":
+        x[:10], x[10:] = 1e-3 * x[:10], x[10:] + 1e2
+    elif case == "zeros":
+        x[5:9] = 0
+    return x, lengths
+
+
+# From dim 32 on the costs are inner products, of x less its mean where that is large; near elements are compared anew.
+@pytest.mark.parametrize(
+    "case", ["near", "far from the origin", "one far", "two clusters", "small beside the mean", "zeros"]
+)
+@pytest.mark.parametrize("engine", ENGINES[:2])
+def test_inner_products_lose_nothing(engine: str, case: str) -> None:
+    for dim, dtype in ((32, torch.float32), (32, torch.float64), (250, torch.float32)):
+        x, lengths = wide(case, dim)
+        x = x.to(dtype)
+        expected = vk.dtw(x.double(), None, lengths, engine="reference")
+        own = vk.dtw(x, None, lengths, engine=engine)
+        close(own, expected, unit=1e-6)
+        assert torch.equal(own.diagonal(), torch.zeros(20, dtype=dtype))
+        assert float(own[1, 3]) == 0
+        close(
+            vk.dtw(x, x[:7, :5].clone(), lengths, lengths[:7].clamp_max(5), engine=engine),
+            vk.dtw(x.double(), x[:7, :5].double(), lengths, lengths[:7].clamp_max(5), engine="reference"),
+            unit=1e-6,
+        )
+    x, lengths = wide(case, 32)
+    for sigma in (4.0, 8 * torch.rand(20, 20, generator=torch.Generator().manual_seed(0)) + 1):
+        close(
+            vk.gak(x, None, lengths, sigma=sigma, engine=engine),
+            vk.gak(x.double(), None, lengths, sigma=sigma, engine="reference"),
+        )
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_costs_beyond_the_range_of_integer_exponents(engine: str) -> None:
     """Costs of 1e9 gamma leave the operation's range; the log domain takes over and nothing is cut silently."""

@@ -85,20 +85,19 @@ def test_stale_cache_trap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_compiler
-def test_scalar_code_is_that_of_the_lanes() -> None:
+@pytest.mark.parametrize(("rule", "dim"), [("soft", 2), ("dtw", 2), ("soft", 32)])
+def test_scalar_code_is_that_of_the_lanes(rule: str, dim: int) -> None:
     """With one lane the code is plain scalar C, as CUDA needs it; compiled for the CPU it gives the same values."""
-    ops = engines.operations()
-    x = torch.randn(7, 8, 2, generator=torch.Generator().manual_seed(1))
-    for rule, expected in (("soft", vk.soft_dtw(x, x[:1], gamma=0.5)), ("dtw", vk.dtw(x, x[:1]))):
-        formula = ops.align_formula(rule, "points", False, 8, 8, 2, 1)
-        aliases = ["x=Vi(16)", "y=Vj(16)", "len_x=Vi(1)", "len_y=Vj(1)"]
-        args = [x.view(7, 16), x[:1].view(1, 16), torch.full((7, 1), 8.0), torch.full((1, 1), 8.0)]
-        if rule == "soft":
-            aliases.append("scale=Vj(1)")
-            args.append(torch.tensor([[vk.alignment.LOG2E / 0.5]]))
-        out = engines.reduce(formula, aliases, *args)
-        value = out[:, :1] if rule == "dtw" else -0.5 / vk.alignment.LOG2E * (out[:, 1:] + out[:, :1].log2())
-        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+    x = torch.randn(7, 8, dim, generator=torch.Generator().manual_seed(1))
+    full = torch.full((7,), 8)
+    operands = vk.alignment._operands(x, full, None, dim == 32, 8, dim)
+    variables = {f"{side}x": values for side, values in operands.items()}
+    variables |= {f"{side}y": values[:1] for side, values in operands.items()}
+    variables["scale"] = torch.full((7, 1), vk.alignment.LOG2E / 0.5)
+    value = vk.alignment._align(rule, variables, 8, 8, dim, 1)
+    value = value if rule == "dtw" else -0.5 * value
+    expected = vk.dtw(x, x[:1]) if rule == "dtw" else vk.soft_dtw(x, x[:1], gamma=0.5)
+    torch.testing.assert_close(value.float(), expected, rtol=1e-5, atol=1e-5)
 
 
 @needs_compiler
