@@ -168,9 +168,12 @@ class _Problem:
                 "dtype, device and last dimension must agree."
             )
         self.dtype, self.device = x.dtype, x.device
-        self.len_x, self.len_y = _lengths(x, len_x, "len_x"), _lengths(y, len_y, "len_y")
+        self.full = len_x is None and len_y is None
+        same = y is x and len_y is len_x
+        self.len_x = _lengths(x, len_x, "len_x")
+        self.len_y = self.len_x if same else _lengths(y, len_y, "len_y")
         self.x = _silence(x, self.len_x, "x")
-        self.y = self.x if y is x and self.len_y is self.len_x else _silence(y, self.len_y, "y")
+        self.y = self.x if same else _silence(y, self.len_y, "y")
         self.shape = (x.shape[0], y.shape[0], x.shape[1], y.shape[1])
 
         given = [value is not None for value in (modality_x, modality_y, split)]
@@ -198,9 +201,9 @@ class _Problem:
         fits = tensor.dim() == 2 and all(s in (1, t) for s, t in zip(tensor.shape, self.shape, strict=False))
         if not fits:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must broadcast to {self.shape[:2]}.")
-        if not bool((tensor > 0).all() & tensor.isfinite().all()):
+        if not 0 < float(tensor.min()) <= float(tensor.max()) < math.inf:
             raise ValueError(f"{name} is {value if tensor.numel() == 1 else 'not all'} > 0 and finite; it must be.")
-        self.symmetric = self.symmetric and torch.equal(tensor, tensor.T)
+        self.symmetric = self.symmetric and (tensor.numel() == 1 or torch.equal(tensor, tensor.T))
         return tensor
 
     def tables(self, rows: slice) -> Tensor:
@@ -399,7 +402,8 @@ def _align(rule: str, variables: dict[str, Tensor], n: int, m: int, dim: int, la
 
 def _keops_points(rule: str, problem: _Problem, scale: Tensor) -> Tensor:
     """One KeOps call over all blocks of `lanes` sequences y and all x (or those not after the block, if y is x)."""
-    x, y, len_x, len_y = problem.x.detach(), problem.y.detach(), problem.len_x, problem.len_y
+    x, len_x, len_y = problem.x.detach(), problem.len_x, problem.len_y
+    y = x if problem.y is problem.x else problem.y.detach()
     a, b, n, m = problem.shape
     dim = x.shape[-1]
     lanes = _lanes(x)
@@ -409,13 +413,13 @@ def _keops_points(rule: str, problem: _Problem, scale: Tensor) -> Tensor:
     b_pad = blocks * lanes
 
     # Sequences of like length share a block.
-    ragged = len_y.min() != len_y.max() or len_x.min() != len_x.max()
+    ragged = not problem.full and (len_y.min() != len_y.max() or len_x.min() != len_x.max())
     order = len_y.argsort() if ragged else None
     x_order = order if problem.symmetric else None
     if x_order is not None:
         x, len_x = x[x_order], len_x[x_order]
     if order is not None:
-        y, len_y = y[order], len_y[order]
+        y, len_y = (x, len_x) if x_order is not None else (y[order], len_y[order])
     power = (scale * LOG2E).to(x.dtype)
     if power.numel() > 1:
         power = power.expand(a, b)
@@ -426,7 +430,7 @@ def _keops_points(rule: str, problem: _Problem, scale: Tensor) -> Tensor:
     wide = engines.operations().is_wide("indexed", dim_pad)
     shift = _shift((x, len_x), (y, len_y)) if wide else None
     rows = _operands(x, len_x, shift, wide, n_pad, dim_pad)
-    columns = _operands(y, len_y, shift, wide, m_pad, dim_pad)
+    columns = rows if y is x and len_y is len_x else _operands(y, len_y, shift, wide, m_pad, dim_pad)
     columns = {side: _lanes_last(values, lanes, side in ("norm_", "len_")) for side, values in columns.items()}
     if x.is_cuda:  # one launch: the blocks are a batch dimension
         variables = {f"{side}x": values[None] for side, values in rows.items()}
@@ -541,7 +545,10 @@ def _read(rule: str, out: Tensor, lanes: int) -> Tensor:
 def _mend_soft(values: Tensor, problem: _Problem, scale: Tensor, n: int, m: int) -> Tensor:
     """Pairs whose costs left the operation's range (beyond millions of gamma) are done in the log domain instead."""
     dtype = "float" if problem.dtype == torch.float32 else "double"
-    rows, columns = (values <= -engines.operations().largest_cost(dtype, n, m) / LOG2E).nonzero(as_tuple=True)
+    least = -engines.operations().largest_cost(dtype, n, m) / LOG2E
+    if float(values.min()) > least:
+        return values
+    rows, columns = (values <= least).nonzero(as_tuple=True)
     step = max(1, CHUNK // (problem.shape[2] * problem.shape[3]))
     for start in range(0, len(rows), step):
         i, j = rows[start : start + step], columns[start : start + step]
@@ -655,6 +662,7 @@ def _silence(x: Tensor, lengths: Tensor, name: str) -> Tensor:
     if int(lengths.min()) < x.shape[1]:
         inside = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         x = torch.where(inside[..., None], x, 0)
-    if not bool(x.detach().isfinite().all()):
+    # A finite sum has finite terms only, and is quicker; an infinite one may have overflowed.
+    if not (math.isfinite(float(x.detach().sum())) or bool(x.detach().isfinite().all())):
         raise ValueError(f"{name} holds NaN or infinite numbers within the true lengths; it must be finite.")
     return x
