@@ -287,6 +287,7 @@ def row(case: Case, limit: float) -> dict:
     others = {name: measured(call, case.n, case.power, limit) for name, call in case.peers.items()}
     fastest = min(others, key=lambda name: others[name]["seconds"])
     return {
+        "kernels": code_hash(),
         "op": case.op,
         "n": case.n,
         "length": case.length,
@@ -363,6 +364,12 @@ def main() -> None:
     parser.add_argument(
         "--limit", type=float, default=3.0, help="seconds after which a peer is scaled from fewer items"
     )
+    parser.add_argument(
+        "--only",
+        metavar="TEXT",
+        help="measure the rows anew whose key (as 'gak N=64 L=8 D=2') contains TEXT, in a file "
+        "that this machine has completed; the others stay, and each row tells the hash of the code behind it",
+    )
     options = parser.parse_args()
     if "OMP_WAIT_POLICY" not in os.environ:  # OpenMP reads it when torch loads it: start again. Spinning threads would
         # make every parallel call, ours and the peers', wait for whatever else the machine does.
@@ -381,14 +388,26 @@ def main() -> None:
         kept = json.loads(path.read_text())
         same = {**kept["machine"], "load": 0, "date": 0} == {**results["machine"], "load": 0, "date": 0}
         results = kept if same and not kept["complete"] else results
+        for old in kept["rows"].values():
+            old.setdefault("kernels", kept["machine"]["kernels"])
+    if options.only:
+        fixed = ("cpu", "cores", "gpu", "versions", "cxxflags")
+        if not (path and path.exists() and kept["complete"]) or any(kept["machine"][k] != machine()[k] for k in fixed):
+            parser.error("--only needs a complete file of this machine and these versions: run the whole bench first.")
+        results = kept
     with torch.no_grad():
         for case in tqdm(cases, desc="bench", unit="row", file=sys.stderr):
-            if case.key not in results["rows"]:
+            if case.key not in results["rows"] or (options.only and options.only in case.key):
                 results["rows"][case.key] = row(case, limit)
                 if path:
                     write(path, results)
     results["complete"] = True
     print(table([results["rows"][case.key] for case in cases]))
+    codes = [r["kernels"] for r in results["rows"].values()]
+    print(
+        "rows by the hash of the kernels' code:",
+        ", ".join(f"{code} {codes.count(code)}" for code in sorted(set(codes))),
+    )
     if path:
         write(path, results)
         print(f"kept in {os.path.relpath(path)}")
