@@ -46,11 +46,17 @@ class Reader:
         return torch.cat(rows) if rows else torch.zeros(0)
 
     def groups(self, documents: Sequence[Document]) -> list[list[int]]:
-        """Indices of documents of like length (up to one picture, two or three, more), so that little is padded."""
-        counts = [sum(s.is_image for s in document.slices) for document in documents]
-        bounds = ((0, 1), (2, 3), (4, max(counts)))
-        found = [[i for i, n in enumerate(counts) if low <= n <= high] for low, high in bounds]
-        return [group for group in found if group]
+        """Indices of documents of like length, shortest first, so that little is padded."""
+        config = self.adapter.model.config
+        picture = getattr(config, "image_seq_length", None) or getattr(config, "num_query_tokens", None) or 16
+        lengths = [sum(picture if s.is_image else self._count(f" {s.text}") for s in d.slices) for d in documents]
+        found: list[list[int]] = []
+        for i in sorted(range(len(documents)), key=lambda i: lengths[i]):
+            if found and lengths[i] <= 1.35 * lengths[found[-1][0]] + 4:
+                found[-1].append(i)
+            else:
+                found.append([i])
+        return found
 
     def rows(
         self, documents: Sequence[Document], features: Tensor, *, answers: bool = True, padding_side: str = "right"
