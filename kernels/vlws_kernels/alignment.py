@@ -428,7 +428,8 @@ def _keops_points(rule: str, problem: _Problem, scale: Tensor) -> Tensor:
         power = _pad(power, b_pad).view(a, blocks, lanes).transpose(0, 1).contiguous()
 
     wide = engines.operations().is_wide("indexed", dim_pad)
-    shift = _shift((x, len_x), (y, len_y)) if wide else None
+    sides = ((x, len_x),) if y is x else ((x, len_x), (y, len_y))
+    shift = _shift(*sides) if wide else None
     rows = _operands(x, len_x, shift, wide, n_pad, dim_pad)
     columns = rows if y is x and len_y is len_x else _operands(y, len_y, shift, wide, m_pad, dim_pad)
     columns = {side: _lanes_last(values, lanes, side in ("norm_", "len_")) for side, values in columns.items()}
