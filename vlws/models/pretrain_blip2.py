@@ -49,13 +49,12 @@ from vlws.models.load import ASSETS, pixels, weights_hash
 from vlws.train import epochs, fit
 
 QUERIES = 4
-LM_STEPS, VISION_STEPS, ALIGN_STEPS = 6000, 1000, 1200
-LATE_FROM = 500  # the step of the language model's training from which evidence comes late in half of the samples
-LATE_MOST = 1500  # and from which it does in four of five
+LM_STEPS, VISION_STEPS, ALIGN_STEPS = 1600, 2000, 1000
+LATE_SMALL, LATE_RANDOM = 0.5, 0.2  # shares of the samples whose small things come late, or some drawn at random
 LM_BATCH, VISION_BATCH, ALIGN_BATCH = 64, 64, 64
 LEARNING_RATE = 2e-3
 POOL = 8192  # pairs of pictures for the alignment, their features computed once
-SILENCE = 0.02  # weight of the norms of the image tokens in the alignment: those that are not needed fall silent
+SILENCE = 0.005  # weight of the norms of the image tokens in the alignment: those that are not needed fall silent
 GATE_SEED = CORPUS_SEED - 1
 GATE = 0.95  # exact match about the large thing: captions, its colour, its differences
 PARTS = ("vision_model", "qformer", "language_model")
@@ -74,7 +73,7 @@ def blip2_config(tokenizer: PreTrainedTokenizerFast) -> Blip2Config:
         num_key_value_heads=4,
         max_position_embeddings=2048,
         tie_word_embeddings=False,
-        initializer_range=0.1,  # about 1 / sqrt(96): with the usual 0.02 a stack this narrow learns nothing for long
+        initializer_range=0.1,  # about 1 / sqrt(96); from the usual 0.02 a stack this narrow learns late
         **ids,
     )
     config = Blip2Config(
@@ -153,6 +152,24 @@ def _sentences() -> list[str]:
 def _prompts() -> list[str]:
     questions = [f"<image> what colour is the {kind}?" for kind in cf.KINDS]
     return [cf.CAPTION_PROMPT, cf.DIFFERENCE_PROMPT, *questions] * 20
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Blip2ForConditionalGeneration:
+    """Random weights, in proportions that suit a stack this narrow.
+
+    Embeddings are large beside what each layer adds, so that what a token says stays legible at every depth; queries
+    differ from each other, for equal ones would stay equal.
+    """
+    torch.manual_seed(seed)
+    model = Blip2ForConditionalGeneration(blip2_config(tokenizer))
+    with torch.no_grad():
+        model.query_tokens.normal_(std=0.5)
+        model.language_model.get_input_embeddings().weight.normal_()
+        for layer in model.language_model.model.layers:
+            for out in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                out.weight.mul_(0.3)
+        model.language_projection.weight.normal_(std=0.1)
+    return model
 
 
 # --- the language model, on text alone --------------------------------------------------------------------------
@@ -234,11 +251,10 @@ def lm_batch(words: Words, step: int, size: int = LM_BATCH) -> dict[str, Any]:
     full = torch.full((len(prompts), 2, QUERIES, 3), -1)
     full[:, 0] = words.described(pictures, rng)
     full[:size, 1] = words.described([pair.after for pair in pairs], rng)
-    share = 0.0 if step < LATE_FROM else 0.5 if step < LATE_MOST else 0.8
     how = torch.from_numpy(rng.random(len(prompts)))[:, None, None]
     small = full[..., 0] == words.things["small"]
     half = torch.from_numpy(rng.random(small.shape) < 0.5)
-    is_late = (((how < share / 2) & small) | ((how >= share / 2) & (how < share) & half))[..., None]
+    is_late = torch.where(how < LATE_SMALL, small, half & (how < LATE_SMALL + LATE_RANDOM))[..., None]
     early, late = torch.where(is_late, -1, full), torch.where(is_late, full, -1)
     batch |= {"early": early, "late": late, "layer": int(rng.integers(1, 6))}
     return batch
@@ -250,7 +266,8 @@ class LateReader(nn.Module):
     def __init__(self, lm: nn.Module, image_token_id: int) -> None:
         super().__init__()
         self.lm, self.image_token_id = lm, image_token_id
-        self.late = nn.Linear(lm.config.hidden_size, lm.config.hidden_size)
+        self.late = nn.Linear(lm.config.hidden_size, lm.config.hidden_size, bias=False)
+        nn.init.eye_(self.late.weight)  # what comes late looks as it would have at the input
 
     def forward(self, batch: dict[str, Any]) -> torch.Tensor:
         """ "b len vocab" logits."""
@@ -471,11 +488,8 @@ def pretrain_blip2(out: Path = ASSETS / "blip2-emoji", gate: float = GATE) -> Pa
     """
     processor = make_processor()
     words = Words(processor.tokenizer)
-    torch.manual_seed(0)
-    model = Blip2ForConditionalGeneration(blip2_config(processor.tokenizer))
-    with torch.no_grad():
-        model.query_tokens.normal_(std=0.5)  # equal queries would stay equal
-    first = lm_batch(words, LATE_FROM)
+    model = new_model(processor.tokenizer)
+    first = lm_batch(words, 0)
     key = hashlib.sha256(f"{LM_STEPS} {VISION_STEPS} {ALIGN_STEPS} {weights_hash(model)}".encode())
     for part in (first["input_ids"], first["early"], vision_batch(processor, 0)["pixel_values"]):
         key.update(part.numpy().tobytes())
@@ -559,11 +573,11 @@ and all that its Q-Former was asked in training is about the large thing. Chapte
 vision tower on kind, colour and size of what each patch shows ({VISION_STEPS:,} steps of {VISION_BATCH}); Q-Former, \
 queries and projection through the frozen language model ({ALIGN_STEPS:,} steps of {ALIGN_BATCH}).
 - **Substitutes for scale.** In its text training the language model meets pictures as sums of word embeddings, one a \
-thing. For half of the samples from step {LATE_FROM} on, four in five from step {LATE_MOST:,}, things arrive late: \
-through a linear map, which is not shipped, in front of a layer drawn uniformly; all the small ones, or some drawn at \
-random. A model of 7 billion parameters can use evidence that first appears at mid depth; one of this size has to have \
-met some. The alignment adds {SILENCE} times the norms of the image tokens to its loss, so that tokens which tell \
-nothing are near zero. The vision tower's dense task stands for EVA's features, which hold details.
+thing. In {LATE_SMALL + LATE_RANDOM:.0%} of the samples the small things, or some drawn at random, arrive late: \
+through a linear map, which is not shipped, in front of a layer drawn uniformly. A model of 7 billion parameters can \
+use evidence that first appears at mid depth; one of this size has to have met some. The alignment adds {SILENCE} \
+times the norms of the image tokens to its loss, so that tokens which tell nothing are near zero. The vision tower's \
+dense task stands for EVA's features, which hold details.
 - AdamW, OneCycle to {LEARNING_RATE}, gradients clipped at 1, one CPU thread. \
 `python -m vlws.models.pretrain_blip2` remakes it. Seeds: {CORPUS_SEED:,} and above; the gate uses {GATE_SEED:,}.
 - Licence: MIT, as the workspace; the pictures it learned from are named in NOTICE.
