@@ -494,3 +494,5 @@ def test_experts_tell_near_twins_apart_and_clip_does_not(corpus):
     uni = (slices.vectors[0:80:2, : slices.split] * slices.vectors[1:80:2, : slices.split]).sum(1)
     cross = (slices.cross[0:80:2] * slices.cross[1:80:2]).sum(1)
     assert uni.mean() < 0.6 < cross.mean()
+    unlike = slices.cross[0:80:2] @ slices.cross[80:160:2].T
+    assert abs(unlike[~torch.eye(40, dtype=torch.bool)].mean()) < 0.1  # centred: unrelated slices near 0
