@@ -40,6 +40,7 @@ from vlws_kernels import dtw, gak, knn, triple_distance
 DELTA = 0.7  # sigma = delta sqrt((n + m) / 2), on slices of unit norm; the paper gives none
 LABELS = ("gak", "mean", "dtw", "soft_dtw")
 FAR = 1e4  # a local cost whose kernel is 0
+CALIBRATION = 8  # batches
 SHORT = 8  # slices; tables of this size or less are the kernels' smallest
 
 
@@ -202,6 +203,8 @@ class Sugar(nn.Module):
         self.decoder = adapter.decoder  # registered, so that its LoRA weights are this module's
         size = adapter.hidden_size
         self.head = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, width)).to(adapter.device)
+        self.register_buffer("mean", torch.zeros(2, size, device=adapter.device))  # of sentences, of pictures
+        self.register_buffer("scale", torch.ones(2, size, device=adapter.device))
         self.pooling, self.reader = pooling, Reader(adapter)
 
     @property
@@ -226,7 +229,29 @@ class Sugar(nn.Module):
 
     def forward(self, hidden: Tensor, at: Tensor, is_image: Tensor) -> Tensor:
         """r "n width", unit rows."""
-        return F.normalize(self.head(self.states(hidden, at, is_image).float()), dim=-1)
+        kind = is_image.long()
+        d = (self.states(hidden, at, is_image).float() - self.mean[kind]) / self.scale[kind]
+        return F.normalize(self.head(d), dim=-1)
+
+    @torch.no_grad()
+    def calibrate(self, batches: Sequence["Collated"]) -> None:
+        """Set where F_phi starts: states of sentences and of pictures have mean 0 and deviation 1 over these batches.
+
+        All states of a language model have one large component in common; without this all r start out equal, and a
+        contrastive loss does not get away from there in a few hundred steps.
+        """
+        found = [[], []]
+        for batch in batches:
+            for rows, at, is_image in zip(batch.groups, batch.at, batch.is_image, strict=True):
+                if len(at):
+                    hidden = self.adapter.hidden(rows.batch.to(self.adapter.device), self.adapter.num_layers)
+                    d = self.states(hidden, at.to(hidden.device), is_image.to(hidden.device)).float()
+                    for kind in (0, 1):
+                        found[kind].append(d[is_image.to(d.device).long() == kind])
+        for kind, parts in enumerate(found):
+            d = torch.cat(parts) if parts else torch.zeros(0)
+            if len(d) > 1:
+                self.mean[kind], self.scale[kind] = d.mean(0), d.std(0).clamp_min(1e-3)
 
     @torch.no_grad()
     def embed(self, documents: Sequence[Document], features: Tensor, batch: int = 64) -> Tensor:
@@ -465,6 +490,8 @@ def train_sugar(
         return (language if generative else 0.0) + alpha * structure
 
     steps = len(draws)
+    if alpha:
+        model.calibrate([collate(draw, model.reader, features) for draw in draws[:CALIBRATION]])
     optimizer = torch.optim.AdamW(model.learned(), lr=lr, weight_decay=0.01)
     warm = max(1, round(0.03 * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
