@@ -1,0 +1,96 @@
+"""Chapter 01 on a reader's own checkpoint and documents, by the real command; what cannot work is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPImageProcessorPil, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+from vlws.data import stories
+from vlws.models.adapter import load_mllm
+
+SMALL = ["seeds=2", "documents=64", "stories=20", "items=20", "steps=3", "batch_size=8"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A LLaVA of another size than the one that ships, with random weights: 9 patches of 16 px, 3 layers of 48."""
+    folder = tmp_path_factory.mktemp("llava")
+    tokenizer = load_mllm("llava-emoji", "cpu").tokenizer
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")},
+    )
+    tower = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = LlavaConfig(
+        vision_config=tower | {"model_type": "clip_vision_model", "image_size": 48, "patch_size": 16},
+        text_config=text.to_dict(),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=9,
+    )
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size=48),
+        tokenizer,
+        patch_size=16,
+        vision_feature_select_strategy="default",
+        image_token="<image>",
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory) -> Path:
+    """A folder of 40 stories and pairs as a reader would write it, pictures beside."""
+    found = stories.corpus(40, 800_001, {"story": 0.5, "pair": 0.3})
+    return stories.write_folder(found, tmp_path_factory.mktemp("data") / "recipes")
+
+
+def run(tmp_path: Path, *parameters: str) -> tuple[subprocess.CompletedProcess[str], dict, str]:
+    command = [str(Path(sys.executable).with_name("vlws")), "run", "01"]
+    for parameter in parameters:
+        command += ["-p", parameter]
+    env = os.environ | {"VLWS_CACHE": str(tmp_path / "cache"), "VLWS_RUNS": str(tmp_path / "runs")}
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    found = list((tmp_path / "runs").glob("*/*/run.json"))
+    record = json.loads(found[0].read_text()) if found else {}
+    return result, record, found[0].with_name("notebook.ipynb").read_text() if found else ""
+
+
+@pytest.mark.slow
+def test_sugar_on_a_checkpoint_and_a_folder(tmp_path, checkpoint, documents):
+    result, record, notebook = run(tmp_path, *SMALL, f"backbone={checkpoint}", f"data={documents}")
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert record["status"] == "ok"
+    assert "40 documents with" in notebook
+    assert "R@5" in notebook
+    assert "Answers to the first questions kept back" in notebook
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parameter", "told"),
+    [
+        ("backbone=no-such-checkpoint", "There is no backbone"),
+        ("backbone=clip-emoji", "accepted are LlavaForConditionalGeneration"),
+        ("data=no/such/folder", "does not exist"),
+        ("seeds=0", "seeds"),
+    ],
+)
+def test_what_cannot_work_is_told_in_one_sentence(tmp_path, parameter, told):
+    result, record, _ = run(tmp_path, parameter, *(p for p in SMALL if not p.startswith(parameter.split("=")[0])))
+    assert result.returncode in (1, 2)
+    assert told in result.stderr
+    assert not record or record["status"] == "failed"
