@@ -49,13 +49,13 @@ LOOKS = ("vpg", "linear", "heuristic")
 class SecondLook(nn.Module):
     """VPG-C: new queries Q, guidance W_g and re-injection W_o around a frozen Q-Former.
 
-    `queries` is "K d", a copy of the pretrained ones (the paper says "new"; its code copies them). Both linear maps
-    start at zero, weight and bias. `guided=False` is the ablation g = 0.
+    `queries` "K d" start as a copy of the pretrained ones unless given (the paper says "new"; its code copies them).
+    Both linear maps start at zero, weight and bias. `guided=False` is the ablation g = 0.
     """
 
-    def __init__(self, mllm: Blip2Adapter, guided: bool = True) -> None:
+    def __init__(self, mllm: Blip2Adapter, guided: bool = True, queries: Tensor | None = None) -> None:
         super().__init__()
-        queries = mllm.model.query_tokens.detach()[0].float()
+        queries = (mllm.model.query_tokens[0] if queries is None else queries).detach().float()
         width = queries.shape[1]
         self.queries = nn.Parameter(queries.clone())
         self.guide = zeroed(nn.Linear(mllm.hidden_size, width)).requires_grad_(guided)
@@ -123,13 +123,22 @@ class Cheetor:
         layer: the second look is added in front of this layer, and guidance read there; L // 2 unless given.
         guided: False for the ablation g = 0.
         look: "vpg" (VPG-C), "linear" (Linear-VPG) or "heuristic" (least-attended patches, no guidance).
+        queries: "K d", where the new queries of "vpg" start; a copy of the pretrained ones unless given.
 
     Attributes:
         look: the module that holds all that is trained.
         fired: how often the second look has been added, for those who want to see that it happens once an answer.
     """
 
-    def __init__(self, mllm: Adapter, *, layer: int | None = None, guided: bool = True, look: str = "vpg") -> None:
+    def __init__(
+        self,
+        mllm: Adapter,
+        *,
+        layer: int | None = None,
+        guided: bool = True,
+        look: str = "vpg",
+        queries: Tensor | None = None,
+    ) -> None:
         if look not in LOOKS:
             raise InputError(f"look={look!r}: accepted are {', '.join(LOOKS)}.")
         if not isinstance(mllm, LlavaAdapter if look == "linear" else Blip2Adapter):
@@ -146,7 +155,8 @@ class Cheetor:
         self.mllm, self.layer = mllm, layer
         mllm.model.requires_grad_(False).eval()
         kind = {"vpg": SecondLook, "linear": LinearLook, "heuristic": HeuristicLook}[look]
-        self.look: nn.Module = kind(mllm, guided).to(mllm.device)
+        more = {"queries": queries} if look == "vpg" else {}
+        self.look: nn.Module = kind(mllm, guided, **more).to(mllm.device)
         self.fired = 0
 
     def parameters(self) -> list[nn.Parameter]:
@@ -372,6 +382,20 @@ def fit_cheetor(
         device="auto" if cheetor.mllm.device.type == "cuda" else "cpu",
         label=label,
     )
+
+
+@torch.no_grad()
+def talkative_queries(mllm: Blip2Adapter, features: Tensor, seed: int, noise: float = 0.1) -> Tensor:
+    """ "K d": where new queries can start for a VPG some of whose queries pass nothing on.
+
+    Each is a copy of the pretrained query whose token has the largest norm, on average over features "image patch
+    width", plus Gaussian noise that tells them apart. A copy of a query that passes nothing on would start without a
+    useful gradient.
+    """
+    queries = mllm.model.query_tokens.float()
+    loudest = mllm.project(features, None).norm(dim=-1).mean(0).argmax()
+    chance = torch.randn(queries.shape[1:], generator=torch.Generator().manual_seed(seed))
+    return queries[0, loudest] + noise * chance.to(queries)
 
 
 # --- where the VPG looks, and what it ignores ---------------------------------------------------------------------
