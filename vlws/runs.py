@@ -89,12 +89,12 @@ def plan(
 def key(chapter: Chapter, params: Mapping[str, Any]) -> str:
     """Hash of all that a run is made of.
 
-    The notebook's code, its parameters, our modules that it reaches, the data that ships with them, results that it may
-    read, its claims, the pins, and the files that `data` and `backbone` name.
+    The notebook's code, its parameters, our modules that it reaches, the data that ships with them, the shipped models
+    that it names, results that it may read, its claims, the pins, and the files that `data` and `backbone` name.
     """
     h = hashlib.sha256(json.dumps([SCHEMA, chapter.slug, sorted(params.items())]).encode())
     h.update(json.dumps(chapter.code).encode())
-    h.update(_made_of(chapter.slug, chapter.code).encode())
+    h.update(_made_of(chapter.slug, chapter.code, chapter.backbones).encode())
     for name in ("data", "backbone"):
         path = Path(str(params.get(name) or ""))
         if path.is_absolute() and path.exists():
@@ -105,7 +105,7 @@ def key(chapter: Chapter, params: Mapping[str, Any]) -> str:
 
 
 @cache
-def _made_of(slug: str, code: tuple[str, ...]) -> str:
+def _made_of(slug: str, code: tuple[str, ...], backbones: tuple[str, ...]) -> str:
     from vlws import fingerprint
 
     modules = sorted(fingerprint.reached({name for cell in code for name in fingerprint.imported(cell)}))
@@ -116,6 +116,9 @@ def _made_of(slug: str, code: tuple[str, ...]) -> str:
         h.update(fingerprint.module_source(module))
         if module.count("."):
             folders.add(Path(__file__).parents[1].joinpath(*module.split(".")[:2], "assets"))
+    models = Path(__file__).parent / "models" / "assets"
+    if models in folders:  # of the shipped models, those that the chapter names
+        folders = folders - {models} | {models / name for name in backbones}
     results = paths.reports() / "results" / slug
     files = [file for folder in folders for file in folder.rglob("*") if "__pycache__" not in file.parts]
     files += [file for file in results.glob("*") if file.stem not in PRESETS]

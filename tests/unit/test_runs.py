@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -200,8 +201,15 @@ def test_code_of_ours_is_part_of_the_key(workspace):
     write_notebook(workspace, "01_a", "from vlws import claims")
     write_notebook(workspace, "02_b", "import math")
     a, b = runs.chapters()
-    with_library, without = (runs._made_of("x", one.code) for one in (a, b))
+    with_library, without = (runs._made_of("x", one.code, ()) for one in (a, b))
     assert with_library != without
+
+
+def test_of_the_shipped_models_those_that_a_chapter_names_are_part_of_its_key(workspace):
+    write_notebook(workspace, "01_good", "from vlws.models.load import load_clip")
+    one = runs.chapter("01")
+    keys = {runs.key(replace(one, backbones=names), {}) for names in [(), ("clip-emoji",), ("no-such-model",)]}
+    assert len(keys) == 2
 
 
 def test_a_data_folder_is_part_of_the_key(workspace):
