@@ -3,8 +3,8 @@
 from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbFile
 
-# tables and measures are compared by their plain text, pictures and progress on stderr by nothing
-UNCOMPARED = ("text/html", "image/png", "image/svg+xml", "stderr", "application/vnd.vlws.measure+json")
+# tables, measures and sentences with figures are compared by their plain text, pictures and stderr by nothing
+UNCOMPARED = ("text/html", "text/markdown", "image/png", "image/svg+xml", "stderr", "application/vnd.vlws.measure+json")
 WIDGETS = ("application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json")
 
 

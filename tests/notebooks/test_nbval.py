@@ -124,7 +124,7 @@ def _outputs(book):
 def test_drifting_pictures_tables_measures_and_logs_pass(chapter):
     def change(book):
         for output in _outputs(book):
-            for mime in ("image/png", "text/html", "application/vnd.vlws.measure+json"):
+            for mime in ("image/png", "text/html", "text/markdown", "application/vnd.vlws.measure+json"):
                 if mime in output.get("data", {}):
                     output.data[mime] = "another" if mime != "application/vnd.vlws.measure+json" else {"value": 7}
             if output.get("name") == "stderr":
