@@ -1,10 +1,7 @@
 """Chapters on a reader's own checkpoint and data, by the real command; what cannot work is refused."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -58,20 +55,9 @@ def pictures(tmp_path_factory) -> Path:
     return root
 
 
-def run(tmp_path: Path, *parameters: str) -> tuple[subprocess.CompletedProcess[str], dict, str]:
-    command = [str(Path(sys.executable).with_name("vlws")), "run", "04"]
-    for parameter in parameters:
-        command += ["-p", parameter]
-    env = os.environ | {"VLWS_CACHE": str(tmp_path / "cache"), "VLWS_RUNS": str(tmp_path / "runs")}
-    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    found = list((tmp_path / "runs").glob("*/*/run.json"))
-    record = json.loads(found[0].read_text()) if found else {}
-    return result, record, found[0].with_name("notebook.ipynb").read_text() if found else ""
-
-
 @pytest.mark.slow
-def test_cmg_on_a_checkpoint_and_a_folder(tmp_path, checkpoint, pictures):
-    result, record, notebook = run(tmp_path, *SMALL, f"backbone={checkpoint}", f"data={pictures}")
+def test_cmg_on_a_checkpoint_and_a_folder(tmp_path, run, checkpoint, pictures):
+    result, record, notebook = run("04", *SMALL, f"backbone={checkpoint}", f"data={pictures}")
     assert result.returncode == 0, result.stderr[-4000:]
     assert record["status"] == "ok"
     assert "birds: 40 training pictures, 36 test pictures, 24 anomalous" in notebook
@@ -80,11 +66,11 @@ def test_cmg_on_a_checkpoint_and_a_folder(tmp_path, checkpoint, pictures):
 
 
 @pytest.mark.slow
-def test_a_broken_picture_is_refused_before_any_work(tmp_path, pictures):
+def test_a_broken_picture_is_refused_before_any_work(tmp_path, run, pictures):
     folder = tmp_path / "broken"
     shutil.copytree(pictures, folder)
     (folder / "test" / "dish" / "003.png").write_bytes(b"no picture")
-    result, record, _ = run(tmp_path, f"data={folder}")
+    result, record, _ = run("04", f"data={folder}")
     assert result.returncode == 1
     assert "003.png is no picture that can be read" in result.stderr
     assert record["status"] == "failed"
@@ -100,8 +86,8 @@ def test_a_broken_picture_is_refused_before_any_work(tmp_path, pictures):
         ("seeds=0", "seeds"),
     ],
 )
-def test_what_cannot_work_is_told_in_one_sentence(tmp_path, parameter, told):
-    result, record, _ = run(tmp_path, parameter, *(p for p in SMALL if not p.startswith(parameter.split("=")[0])))
+def test_what_cannot_work_is_told_in_one_sentence(run, parameter, told):
+    result, record, _ = run("04", parameter, *(p for p in SMALL if not p.startswith(parameter.split("=")[0])))
     assert result.returncode in (1, 2)
     assert told in result.stderr
     assert not record or record["status"] == "failed"

@@ -1,9 +1,5 @@
 """Chapter 01 on a reader's own checkpoint and documents, by the real command; what cannot work is refused."""
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,20 +56,9 @@ def documents(tmp_path_factory) -> Path:
     return stories.write_folder(replace(found, documents=tuple(told)), tmp_path_factory.mktemp("data") / "recipes")
 
 
-def run(tmp_path: Path, *parameters: str) -> tuple[subprocess.CompletedProcess[str], dict, str]:
-    command = [str(Path(sys.executable).with_name("vlws")), "run", "01"]
-    for parameter in parameters:
-        command += ["-p", parameter]
-    env = os.environ | {"VLWS_CACHE": str(tmp_path / "cache"), "VLWS_RUNS": str(tmp_path / "runs")}
-    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    found = list((tmp_path / "runs").glob("*/*/run.json"))
-    record = json.loads(found[0].read_text()) if found else {}
-    return result, record, found[0].with_name("notebook.ipynb").read_text() if found else ""
-
-
 @pytest.mark.slow
-def test_sugar_on_a_checkpoint_and_a_folder(tmp_path, checkpoint, documents):
-    result, record, notebook = run(tmp_path, *SMALL, f"backbone={checkpoint}", f"data={documents}")
+def test_sugar_on_a_checkpoint_and_a_folder(run, checkpoint, documents):
+    result, record, notebook = run("01", *SMALL, f"backbone={checkpoint}", f"data={documents}")
     assert result.returncode == 0, result.stderr[-4000:]
     assert record["status"] == "ok"
     assert "40 documents with" in notebook
@@ -91,8 +76,8 @@ def test_sugar_on_a_checkpoint_and_a_folder(tmp_path, checkpoint, documents):
         ("seeds=0", "seeds"),
     ],
 )
-def test_what_cannot_work_is_told_in_one_sentence(tmp_path, parameter, told):
-    result, record, _ = run(tmp_path, parameter, *(p for p in SMALL if not p.startswith(parameter.split("=")[0])))
+def test_what_cannot_work_is_told_in_one_sentence(run, parameter, told):
+    result, record, _ = run("01", parameter, *(p for p in SMALL if not p.startswith(parameter.split("=")[0])))
     assert result.returncode in (1, 2)
     assert told in result.stderr
     assert not record or record["status"] == "failed"
