@@ -53,11 +53,12 @@ def gak(
     sigma = problem.per_pair(sigma, "sigma")
     if normalize and distance is not None:
         raise ValueError("normalize=True needs K(x,x) and K(y,y), which a table `distance` does not hold; pass False.")
-    scale = 0.5 / sigma**2
+    scale = 0.5 * sigma**-2
     log_k = problem.solve("gak", scale)
     if normalize:
         own = problem.self_kernels(scale, log_k, 0)
-        log_k = log_k - 0.5 * (own + (own.T if problem.symmetric else problem.self_kernels(scale, log_k, 1)))
+        both = own + (own.T if problem.symmetric else problem.self_kernels(scale, log_k, 1))
+        log_k = torch.sub(log_k, both, alpha=0.5)
     return (log_k if log else log_k.exp()).to(problem.dtype)
 
 
@@ -172,8 +173,8 @@ class _Problem:
         same = y is x and len_y is len_x
         self.len_x = _lengths(x, len_x, "len_x")
         self.len_y = self.len_x if same else _lengths(y, len_y, "len_y")
-        self.x = _silence(x, self.len_x, "x")
-        self.y = self.x if same else _silence(y, self.len_y, "y")
+        self.x = _silence(x, None if len_x is None else self.len_x, "x")
+        self.y = self.x if same else _silence(y, None if len_y is None else self.len_y, "y")
         self.shape = (x.shape[0], y.shape[0], x.shape[1], y.shape[1])
 
         given = [value is not None for value in (modality_x, modality_y, split)]
@@ -201,7 +202,8 @@ class _Problem:
         fits = tensor.dim() == 2 and all(s in (1, t) for s, t in zip(tensor.shape, self.shape, strict=False))
         if not fits:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must broadcast to {self.shape[:2]}.")
-        if not 0 < float(tensor.min()) <= float(tensor.max()) < math.inf:
+        least, most = (float(bound) for bound in (tensor.aminmax() if tensor.numel() > 1 else (tensor, tensor)))
+        if not 0 < least <= most < math.inf:
             raise ValueError(f"{name} is {value if tensor.numel() == 1 else 'not all'} > 0 and finite; it must be.")
         self.symmetric = self.symmetric and (tensor.numel() == 1 or torch.equal(tensor, tensor.T))
         return tensor
@@ -222,7 +224,9 @@ class _Problem:
         """log K (natural, float64) "a b" of the linear rules with scale 1/(2 sigma^2) or 1/gamma; costs of dtw."""
         a, b, n, m = self.shape
         if self.engine == "keops" and self.distance is None and self.modality is None:
-            return _Points.apply(rule, self, scale, self.x, self.y)
+            if torch.is_grad_enabled() and (self.x.requires_grad or self.y.requires_grad):
+                return _Points.apply(rule, self, scale, self.x, self.y)
+            return _keops_points(rule, self, scale)
         if self.engine == "reference":
             d = self.tables(slice(None)).double()
             return reference.align(rule, d, self.len_x, self.len_y, scale.expand(a, b))
@@ -369,8 +373,8 @@ def _shift(*sequences: tuple[Tensor, Tensor]) -> Tensor | None:
     """The mean "dim" of all elements of (x, lengths), ..., where inner products would cancel for it; else None."""
     count = sum(int(lengths.sum()) for _, lengths in sequences)
     mean = sum(x.sum((0, 1)) for x, _ in sequences) / count
-    square = sum(torch.linalg.vector_norm(x) ** 2 for x, _ in sequences) / count
-    return mean if bool(torch.linalg.vector_norm(mean) ** 2 > square / 16) else None
+    square = sum(float(torch.linalg.vector_norm(x)) ** 2 for x, _ in sequences) / count
+    return mean if float(torch.linalg.vector_norm(mean)) ** 2 > square / 16 else None
 
 
 def _operands(x: Tensor, lengths: Tensor, shift: Tensor | None, wide: bool, n: int, dim: int) -> dict[str, Tensor]:
@@ -432,22 +436,28 @@ def _keops_points(rule: str, problem: _Problem, scale: Tensor) -> Tensor:
     shift = _shift(*sides) if wide else None
     rows = _operands(x, len_x, shift, wide, n_pad, dim_pad)
     columns = rows if y is x and len_y is len_x else _operands(y, len_y, shift, wide, m_pad, dim_pad)
-    columns = {side: _lanes_last(values, lanes, side in ("norm_", "len_")) for side, values in columns.items()}
+    columns = {
+        side: _lanes_last(values, lanes, side in ("norm_", "len_"))
+        for side, values in columns.items()
+        if side != "shifted_" or shift is not None
+    }
+    if wide and shift is None:
+        columns["shifted_"] = columns[""]
     if x.is_cuda:  # one launch: the blocks are a batch dimension
         variables = {f"{side}x": values[None] for side, values in rows.items()}
         variables |= {f"{side}y": values[:, None] for side, values in columns.items()}
         variables["scale"] = power if power.numel() > 1 else power.expand(1, a, 1)
         values = _align(rule, variables, n_pad, m_pad, dim_pad, lanes)
+        values = values.view(blocks, a, lanes).transpose(0, 1).reshape(a, b_pad)[:, :b]
+        if problem.symmetric:
+            values = values.triu() + values.triu(1).T
     else:
-        tasks, where = _tasks(a, blocks, lanes, problem.symmetric, power.numel() > 1, x.dtype)
+        tasks, place = _tasks(a, blocks, lanes, problem.symmetric, power.numel() > 1, x.dtype)
         variables = {f"{side}x": values for side, values in rows.items()}
         variables |= {f"{side}y": values for side, values in columns.items()}
         variables["scale"] = power.reshape(-1, lanes) if power.numel() > 1 else power.expand(1, lanes)
         out = _align(rule, variables | {"task": tasks}, n_pad, m_pad, dim_pad, lanes)
-        values = torch.zeros(blocks * a, lanes, dtype=torch.float64).index_copy_(0, where, out)
-    values = values.view(blocks, a, lanes).transpose(0, 1).reshape(a, b_pad)[:, :b]
-    if problem.symmetric:
-        values = torch.where(_upper(a, x.device), values, values.T)
+        values = out.view(-1).index_select(0, place).view(a, b_pad)[:, :b]
     if order is not None:
         back = order.argsort()
         values = values[:, back] if x_order is None else values[back][:, back]
@@ -456,14 +466,15 @@ def _keops_points(rule: str, problem: _Problem, scale: Tensor) -> Tensor:
     return values
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=4)
 def _tasks(
     a: int, blocks: int, lanes: int, symmetric: bool, own_scale: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Row of x, block of y and row of the scales "task 4" of each alignment block, and its place "task" in "block a".
+    """Row of x, block of y and row of the scales "task 4" of each alignment block, and where its results stand.
 
-    If y is x, blocks that lie below the diagonal are left out. OpenMP gives each thread one run of tasks: they are
-    dealt out, so that each run meets every length.
+    The second is the place "(a b)" of each pair in the results "task lane", b filled up to whole blocks. If y is x,
+    blocks that lie below the diagonal are left out, and pairs below it stand where their mirror images do. OpenMP gives
+    each thread one run of tasks: they are dealt out, so that each run meets every length.
     """
     place = torch.arange(blocks * a)
     block, row = place // a, place % a
@@ -474,12 +485,13 @@ def _tasks(
     place, block, row = place[deal], block[deal], row[deal]
     scale = place if own_scale else torch.zeros_like(place)
     index = engines.operations().INDEX
-    return torch.stack([row, block, scale // index, scale % index], 1).to(dtype), place
+    tasks = torch.stack([row, block, scale // index, scale % index], 1).to(dtype)
 
-
-@functools.lru_cache(maxsize=8)
-def _upper(a: int, device: torch.device) -> Tensor:
-    return torch.ones(a, a, dtype=torch.bool, device=device).triu()
+    task = torch.zeros(blocks * a, dtype=torch.int32 if blocks * a * lanes < 2**31 else torch.int64)
+    task[place] = torch.arange(len(place), dtype=task.dtype)
+    i, j = torch.arange(a)[:, None], torch.arange(blocks * lanes)
+    i, j = (torch.minimum(i, j), torch.maximum(i, j).clamp_max(a - 1)) if symmetric else (i, j)
+    return tasks, (task[j // lanes * a + i] * lanes + j % lanes).view(-1)
 
 
 def _keops_own(x: Tensor, lengths: Tensor, item: Tensor, scale: Tensor) -> Tensor:
@@ -540,7 +552,7 @@ def _read(rule: str, out: Tensor, lanes: int) -> Tensor:
     """The operation's output "... (part lane)" as natural logarithms (or costs) "... lane" in float64."""
     if rule == "dtw":
         return out.double()
-    return (out[..., lanes:].double() + out[..., :lanes].log2()) * (1 / LOG2E)
+    return torch.add(out[..., :lanes].log(), out[..., lanes:].double(), alpha=math.log(2))
 
 
 def _mend_soft(values: Tensor, problem: _Problem, scale: Tensor, n: int, m: int) -> Tensor:
@@ -658,9 +670,9 @@ def _lengths(x: Tensor, lengths: Tensor | None, name: str) -> Tensor:
     return lengths.long()
 
 
-def _silence(x: Tensor, lengths: Tensor, name: str) -> Tensor:
-    """`x` with zeros behind the true lengths; refuses what is not finite within them."""
-    if int(lengths.min()) < x.shape[1]:
+def _silence(x: Tensor, lengths: Tensor | None, name: str) -> Tensor:
+    """`x` with zeros behind the true lengths (None: all full); refuses what is not finite within them."""
+    if lengths is not None and int(lengths.min()) < x.shape[1]:
         inside = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         x = torch.where(inside[..., None], x, 0)
     # A finite sum has finite terms only, and is quicker; an infinite one may have overflowed.
