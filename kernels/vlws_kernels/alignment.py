@@ -22,6 +22,8 @@ from vlws_kernels import reference
 
 LOG2E = math.log2(math.e)
 CHUNK = 2**22  # cells of a table held at once, where tables are held
+CELL = 32  # dimensions whose distance takes as long as a cell's recursion
+SMALL = 2**23  # cells times (CELL + dim), some 200 us of one thread: less is done on one
 
 
 def gak(
@@ -53,13 +55,14 @@ def gak(
     sigma = problem.per_pair(sigma, "sigma")
     if normalize and distance is not None:
         raise ValueError("normalize=True needs K(x,x) and K(y,y), which a table `distance` does not hold; pass False.")
-    scale = 0.5 * sigma**-2
-    log_k = problem.solve("gak", scale)
-    if normalize:
-        own = problem.self_kernels(scale, log_k, 0)
-        both = own + (own.T if problem.symmetric else problem.self_kernels(scale, log_k, 1))
-        log_k = torch.sub(log_k, both, alpha=0.5)
-    return (log_k if log else log_k.exp()).to(problem.dtype)
+    with engines.threads(problem.small):
+        scale = 0.5 * sigma**-2
+        log_k = problem.solve("gak", scale)
+        if normalize:
+            own = problem.self_kernels(scale, log_k, 0)
+            both = own + (own.T if problem.symmetric else problem.self_kernels(scale, log_k, 1))
+            log_k = torch.sub(log_k, both, alpha=0.5)
+        return (log_k if log else log_k.exp()).to(problem.dtype)
 
 
 def soft_dtw(
@@ -81,7 +84,8 @@ def soft_dtw(
     """
     problem = _Problem(x, y, len_x, len_y, modality_x, modality_y, split, distance, engine)
     gamma = problem.per_pair(gamma, "gamma")
-    return (-gamma * problem.solve("soft", 1.0 / gamma)).to(problem.dtype)
+    with engines.threads(problem.small):
+        return (-gamma * problem.solve("soft", 1.0 / gamma)).to(problem.dtype)
 
 
 def dtw(
@@ -101,7 +105,8 @@ def dtw(
     The gradient is that of one best alignment (a subgradient where there are several).
     """
     problem = _Problem(x, y, len_x, len_y, modality_x, modality_y, split, distance, engine)
-    return problem.solve("dtw", torch.ones(1, 1, dtype=torch.float64, device=x.device)).to(problem.dtype)
+    with engines.threads(problem.small):
+        return problem.solve("dtw", torch.ones(1, 1, dtype=torch.float64, device=x.device)).to(problem.dtype)
 
 
 def triple_distance(x: Tensor, y: Tensor, modality_x: Tensor, modality_y: Tensor, split: int) -> Tensor:
@@ -194,6 +199,7 @@ class _Problem:
             )
         self.distance = distance
         self.engine = engines.choose(engine, x)
+        self.small = math.prod(self.shape) * (CELL + x.shape[-1]) <= SMALL * (2 if self.symmetric else 1)
 
     def per_pair(self, value: float | Tensor, name: str) -> Tensor:
         """`value` as a positive tensor "a b" (or "1 1" for one number); all pairs are needed if not symmetric."""

@@ -128,9 +128,28 @@ def test_two_processes_compile_at_once(tmp_path: Path) -> None:
 
 @needs_compiler
 def test_one_thread_and_two_agree() -> None:
-    one, two = (run(ONE_CALL, OMP_NUM_THREADS=count) for count in ("1", "2"))
+    code = ONE_CALL.replace("    x =", "    vk.alignment.SMALL = 0\n    x =")  # else so small a call is done on one
+    one, two = (run(code, OMP_NUM_THREADS=count) for count in ("1", "2"))
     assert one.returncode == two.returncode == 0, one.stderr + two.stderr
     assert one.stdout == two.stdout != ""
+
+
+def test_small_work_on_one_thread_leaves_the_number_of_threads() -> None:
+    usual = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with engines.threads(small=False):
+            assert torch.get_num_threads() == 2
+        with engines.threads(small=True):
+            assert torch.get_num_threads() == 1
+        with pytest.raises(TypeError), engines.threads(small=True):
+            len(None)
+        assert torch.get_num_threads() == 2
+        vk.soft_dtw(torch.zeros(2, 3, 1), engine="torch")
+        vk.kmeans(torch.zeros(4, 2), 2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(usual)
 
 
 def test_without_a_compiler(tmp_path: Path) -> None:

@@ -54,6 +54,20 @@ def test_all_neighbours_and_one(engine: str) -> None:
     torch.testing.assert_close(nearest, distances[:, 0], rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("m", [511, 512, 527, 3001])
+@pytest.mark.parametrize("ties", [False, True])
+def test_least_of_long_rows(m: int, ties: bool) -> None:
+    """Rows long enough to be folded, just not, and with a rest; the least all in one column, and in the rest."""
+    k = 8
+    score = points(31, 40, m)
+    score = score.round() if ties else score
+    score[0, :: m // reductions.FOLD] -= 10
+    score[1, -12:] -= 10
+    index = reductions._least(score, k)
+    assert torch.equal(score.gather(1, index), score.topk(k, largest=False).values)
+    assert all(len(set(row)) == k for row in index.tolist())
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 30), st.integers(1, 6))
 def test_tiles_do_not_matter(seed: int, n: int, m: int, dim: int) -> None:
