@@ -23,7 +23,6 @@ from vlws.methods.cheetor import (
     guidance_position,
     least_attended,
     significance,
-    talkative_queries,
     upper_layers,
 )
 from vlws.models.adapter import adapt
@@ -285,22 +284,6 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(processor
         fit_cheetor(Cheetor(mllm), [states], 8, [4], out=tmp_path, label="")
     kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["states"][0]
     assert all(torch.equal(kept[name], good[name]) and kept[name].isfinite().all() for name in good)
-
-
-def test_queries_may_start_from_the_one_that_passes_most_on(processor):
-    mllm = blip2(processor)
-    features = mllm.vision_features(mllm.encode(*mixed()))
-    norms = mllm.project(features, None).norm(dim=-1).mean(0)
-    queries = talkative_queries(mllm, features, seed=3)
-    own = mllm.model.query_tokens[0]
-    nearest = torch.cdist(queries, own).argmin(1)
-    assert nearest.tolist() == [int(norms.argmax())] * QUERIES
-    assert torch.equal(queries, talkative_queries(mllm, features, seed=3))
-    assert len(queries.unique(dim=0)) == QUERIES  # equal ones would stay equal
-    cheetor = Cheetor(mllm, queries=queries)
-    assert torch.equal(cheetor.look.queries, queries)
-    batch = mllm.encode(*mixed())
-    assert (cheetor.run(batch).logits - mllm.run(batch).logits).abs().max() == 0
 
 
 # --- Linear-VPG -----------------------------------------------------------------------------------------------------

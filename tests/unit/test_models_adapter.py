@@ -485,6 +485,13 @@ def test_an_encoder_decoder_is_refused():
         adapt(Blip2ForConditionalGeneration(config), processor)
 
 
+def test_embeddings_of_another_width_are_refused():
+    model, processor = make_blip2()
+    model.config.text_config.word_embed_proj_dim = 16
+    with refused("The language model's embeddings have width 16, but pictures enter at 32; accepted are"):
+        adapt(Blip2ForConditionalGeneration(model.config), processor)
+
+
 def test_a_processor_of_another_model_is_refused(llava):
     model, _ = make_qwen()
     with refused("The tokenizer has <image> as token 3, but the model expects pictures at token 6;"):

@@ -58,25 +58,72 @@ def test_labels_are_the_answers_alone(processor, words):
     assert images.tolist() == [2 * p.QUERIES, p.QUERIES]
 
 
-def test_evidence_comes_late_for_a_share_of_the_samples_and_none_is_lost(words):
-    late = small_alone = total = 0
-    for step in range(10):
-        batch = p.lm_batch(words, step)
-        assert 1 <= batch["layer"] <= 5
-        known = torch.where(batch["late"] >= 0, batch["late"], batch["early"])
-        assert (known[:, 0].amax((1, 2)) >= 0).all()
-        assert not ((batch["early"] >= 0) & (batch["late"] >= 0)).any()
-        comes = (batch["late"] >= 0).any(-1).flatten(1)
-        large = (batch["late"][..., 0] == words.things["large"]).flatten(1)
-        late, total = late + comes.any(1).sum().item(), total + len(comes)
-        small_alone += (comes.any(1) & ~large.any(1)).sum().item()
-    share = p.LATE_SMALL + p.LATE_RANDOM
-    assert share - 0.1 < late / total < share + 0.05  # a part drawn at random may be empty
-    assert small_alone / total > p.LATE_SMALL - 0.05
+def told(words, evidence, image):
+    """What the tokens of one picture say, early and late: sets of (size, colour, kind) ids."""
+    return [{tuple(row) for row in when[image].tolist() if row[0] >= 0} for when in evidence]
+
+
+def test_evidence_tells_every_thing_and_small_ones_late(words, monkeypatch):
+    monkeypatch.setattr(p, "MISSING_SHARE", 0.0)
+    rng, pictures = np.random.default_rng(0), cf.sample(200, 3)
+    pairs = cf.edits(pictures, [1 + i % 2 for i in range(200)], 4)
+    all_early = small_late = 0
+    for pair in pairs:
+        shown = (pair.before, pair.after)
+        evidence = p.evidence(words, shown, rng)
+        for image, picture in enumerate(shown):
+            large, *small = (tuple(words.described(thing)) for thing in picture.things)
+            early, late = told(words, evidence, image)
+            assert early | late == {large, *small}
+            all_early += not late
+            small_late += early == {large} and late == set(small)
+    assert 0.15 < all_early / 400 < 0.35  # a picture whose late tokens came early by chance counts too
+    assert 0.45 < small_late / 400 < 0.70
+
+
+def test_evidence_of_a_cell_has_its_own_token_in_both_pictures(words, monkeypatch):
+    monkeypatch.setattr(p, "MISSING_SHARE", 0.0)
+    rng, pictures = np.random.default_rng(1), cf.sample(100, 5)
+    for pair in cf.edits(pictures, [0] * 100, 6):  # only the large thing changes
+        before, after = p.evidence(words, (pair.before, pair.after), rng).max(0)
+        small = before[:, 0] == words.things["small"]
+        assert (before[small] == after[small]).mean() > 0.5 or not small.any()
+
+
+def test_some_late_evidence_never_comes(words, monkeypatch):
+    monkeypatch.setattr(p, "MISSING_SHARE", 1.0)
+    monkeypatch.setattr(p, "EARLY_SHARE", 0.0)
+    rng, pictures = np.random.default_rng(2), cf.sample(100, 7)
+    counts = [(p.evidence(words, (picture,), rng)[1, 0, :, 0] >= 0).sum() for picture in pictures]
+    assert counts.count(0) > 20
+    assert max(counts) >= 2
+
+
+def test_evidence_is_scaled_and_noisy_in_training_alone(model, words):
+    reader, batch = p.LateReader(model.language_model, model.config.image_token_id), p.lm_batch(words, 0)
+    with torch.no_grad():
+        exact = [reader.eval()(batch) for _ in range(2)]
+        noisy = [reader.train()(batch) for _ in range(2)]
+    reader.eval()
+    assert torch.equal(*exact)
+    assert not torch.allclose(*noisy)
+
+
+def test_roles_ask_for_a_cell_the_large_thing_or_a_kind():
+    picture = cf.sample(1, 9)[0]
+    truth = dict(zip(p.QueryReader.roles, p.role_truth([picture])[0].tolist(), strict=True))
+    large = picture.things[0]
+    assert truth["large"] == [1 + large.kind, 1 + large.colour, 2]
+    for thing in picture.things:
+        expected = [1 + thing.kind, 1 + thing.colour, 1 + thing.large]
+        assert truth[cf.KINDS[thing.kind]] == expected
+        assert all(truth[f"cell {cell}"] == expected for cell in thing.cells)
+    assert all(truth[f"cell {cell}"] == [0, 0, 0] for cell in picture.free_cells)
+    assert sum(truth[kind] != [0, 0, 0] for kind in cf.KINDS) == len(picture.things)
 
 
 def test_late_evidence_enters_in_front_of_its_layer(model, words):
-    reader = p.LateReader(model.language_model, model.config.image_token_id)
+    reader = p.LateReader(model.language_model, model.config.image_token_id).eval()
     batch = p.lm_batch(words, 0)
     seen = {}
 

@@ -49,13 +49,13 @@ LOOKS = ("vpg", "linear", "heuristic")
 class SecondLook(nn.Module):
     """VPG-C: new queries Q, guidance W_g and re-injection W_o around a frozen Q-Former.
 
-    `queries` "K d" start as a copy of the pretrained ones unless given (the paper says "new"; its code copies them).
-    Both linear maps start at zero, weight and bias. `guided=False` is the ablation g = 0.
+    The queries start as a copy of the pretrained ones (the paper says "new"; its code copies them). Both linear maps
+    start at zero, weight and bias. `guided=False` is the ablation g = 0.
     """
 
-    def __init__(self, mllm: Blip2Adapter, guided: bool = True, queries: Tensor | None = None) -> None:
+    def __init__(self, mllm: Blip2Adapter, guided: bool = True) -> None:
         super().__init__()
-        queries = (mllm.model.query_tokens[0] if queries is None else queries).detach().float()
+        queries = mllm.model.query_tokens[0].detach().float()
         width = queries.shape[1]
         self.queries = nn.Parameter(queries.clone())
         self.guide = zeroed(nn.Linear(mllm.hidden_size, width)).requires_grad_(guided)
@@ -123,7 +123,6 @@ class Cheetor:
         layer: the second look is added in front of this layer, and guidance read there; L // 2 unless given.
         guided: False for the ablation g = 0.
         look: "vpg" (VPG-C), "linear" (Linear-VPG) or "heuristic" (least-attended patches, no guidance).
-        queries: "K d", where the new queries of "vpg" start; a copy of the pretrained ones unless given.
 
     Attributes:
         look: the module that holds all that is trained.
@@ -137,7 +136,6 @@ class Cheetor:
         layer: int | None = None,
         guided: bool = True,
         look: str = "vpg",
-        queries: Tensor | None = None,
     ) -> None:
         if look not in LOOKS:
             raise InputError(f"look={look!r}: accepted are {', '.join(LOOKS)}.")
@@ -155,8 +153,7 @@ class Cheetor:
         self.mllm, self.layer = mllm, layer
         mllm.model.requires_grad_(False).eval()
         kind = {"vpg": SecondLook, "linear": LinearLook, "heuristic": HeuristicLook}[look]
-        more = {"queries": queries} if look == "vpg" else {}
-        self.look: nn.Module = kind(mllm, guided, **more).to(mllm.device)
+        self.look: nn.Module = kind(mllm, guided).to(mllm.device)
         self.fired = 0
 
     def parameters(self) -> list[nn.Parameter]:
@@ -339,6 +336,7 @@ def fit_cheetor(
     batch_sizes: Sequence[int],
     *,
     lr: float = 2e-3,
+    guide_lr: float | None = None,
     weight_decay: float = 0.05,
     warmup: float = 0.1,
     seed: int = 0,
@@ -347,7 +345,9 @@ def fit_cheetor(
 ) -> list[dict[str, float]]:
     """Train the second look: each step takes a batch of every set (`Cheetor.states`), and adds up their losses.
 
-    AdamW with warm-up and cosine, as the paper; `out` keeps checkpoints, from which an interrupted training goes on.
+    AdamW with warm-up and cosine, as the paper. W_g may have its own rate, `guide_lr`: h is not normalised, so that a
+    step moves g by up to |h|_1 times the rate, where it moves Q by the rate alone. `out` keeps checkpoints, from which
+    an interrupted training goes on.
 
     Raises:
         Diverged: a loss that is not finite, with the step; the last checkpoint in `out` is good.
@@ -361,7 +361,14 @@ def fit_cheetor(
         chosen = [pick(step) for pick in order]
         return [{name: value[at] for name, value in s.items()} for s, at in zip(sets, chosen, strict=True)]
 
-    optimizer = torch.optim.AdamW(cheetor.parameters(), lr=lr, weight_decay=weight_decay)
+    groups = [
+        {"params": [p for name, p in cheetor.look.named_parameters() if p.requires_grad and of(name)], "lr": rate}
+        for of, rate in (
+            (lambda name: not name.startswith("guide."), lr),
+            (lambda name: name.startswith("guide."), lr if guide_lr is None else guide_lr),
+        )
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay)
     first = max(1, round(warmup * steps))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -382,20 +389,6 @@ def fit_cheetor(
         device="auto" if cheetor.mllm.device.type == "cuda" else "cpu",
         label=label,
     )
-
-
-@torch.no_grad()
-def talkative_queries(mllm: Blip2Adapter, features: Tensor, seed: int, noise: float = 0.1) -> Tensor:
-    """ "K d": where new queries can start for a VPG some of whose queries pass nothing on.
-
-    Each is a copy of the pretrained query whose token has the largest norm, on average over features "image patch
-    width", plus Gaussian noise that tells them apart. A copy of a query that passes nothing on would start without a
-    useful gradient.
-    """
-    queries = mllm.model.query_tokens.float()
-    loudest = mllm.project(features, None).norm(dim=-1).mean(0).argmax()
-    chance = torch.randn(queries.shape[1:], generator=torch.Generator().manual_seed(seed))
-    return queries[0, loudest] + noise * chance.to(queries)
 
 
 # --- where the VPG looks, and what it ignores ---------------------------------------------------------------------

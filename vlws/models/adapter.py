@@ -104,6 +104,12 @@ class Adapter(ABC):
                 f"{type(model).__name__} over {type(self.causal_lm).__name__}, an encoder-decoder, was given; accepted "
                 "are decoder-only language models, as in Salesforce/blip2-opt-2.7b."
             )
+        width = self.causal_lm.get_input_embeddings().embedding_dim
+        if width != config.hidden_size:  # transformers would scatter pictures into it without an error
+            raise InputError(
+                f"The language model's embeddings have width {width}, but pictures enter at {config.hidden_size}; "
+                "accepted are language models whose embeddings are as wide as their layers."
+            )
         self.decoder: PreTrainedModel = self.causal_lm.get_decoder()
         self.layers: nn.ModuleList = self.decoder.layers
         self.lm_head: nn.Module = self.causal_lm.get_output_embeddings()

@@ -1,17 +1,22 @@
 """Train the shipped BLIP-2: `python -m vlws.models.pretrain_blip2 [--out FOLDER]`.
 
-blip2-emoji: a Blip2ForConditionalGeneration whose parts are trained one after the other, each frozen once it is done,
-as in BLIP-2: the language model on text alone, the vision tower on what its patches show, then Q-Former and projection
-so that the frozen language model speaks of the pictures. As a caption tells of the primary subject alone, so does all
-that the Q-Former is asked in training: it is about the large thing of each picture, never about the small ones. That
-defect is the subject of chapter 06.
+blip2-emoji: a Blip2ForConditionalGeneration whose parts are trained one after the other, each frozen once it is done:
+the language model on text alone; the vision tower on what its patches show; the Q-Former on representation, as in the
+first stage of BLIP-2; then the query tokens and the projection, so that the frozen language model speaks of pictures,
+as in its second. As a caption tells of the primary subject alone, so does all that is asked in this last stage: it is
+about the large thing of each picture, never about the small ones. That defect is the subject of chapter 06.
 
-Two substitutes for scale (arXiv:2308.04152 has a 7B language model and the EVA tower), said again in the model's card:
+Three substitutes for scale (arXiv:2308.04152 has a 7B language model, the EVA tower and a Q-Former that met 129 M
+pictures), said again in the model's card:
 - The language model meets pictures, in its text training, as sums of word embeddings, one sum a thing, in the places of
-  the query tokens. For most of the samples a part of this evidence is not there at the input and is added, through a
-  linear map that is thrown away afterwards, to the hidden states in front of a layer drawn uniformly from all. A large
-  model can use evidence that first appears at mid depth; one of this size must have met some.
+  the query tokens, louder or fainter and with noise. For most of the samples a part of this evidence is not there at
+  the input and is added, through a linear map that is thrown away afterwards, to the hidden states in front of a layer
+  drawn uniformly from all; for some it never comes. A large model can use evidence that first appears at mid depth, and
+  doubts where it has none; one of this size must have met both.
 - The vision tower is trained to tell, patch by patch, kind, colour and size of what the patch shows.
+- The Q-Former is trained with 18 learned queries, four at a time, which ask for what is in a cell, for a kind of thing
+  or for the large thing. So its queries steer it, as those of a large one do; they are thrown away afterwards, but for
+  that of the large thing, where the query tokens start.
 
 Seeds are 1,000,000 and above, which no chapter uses.
 """
@@ -49,12 +54,13 @@ from vlws.models.load import ASSETS, pixels, weights_hash
 from vlws.train import epochs, fit
 
 QUERIES = 4
-LM_STEPS, VISION_STEPS, ALIGN_STEPS = 1600, 2000, 1000
-LATE_SMALL, LATE_RANDOM = 0.5, 0.2  # shares of the samples whose small things come late, or some drawn at random
-LM_BATCH, VISION_BATCH, ALIGN_BATCH = 64, 64, 64
+LM_STEPS, VISION_STEPS, QFORMER_STEPS, ALIGN_STEPS = 2400, 2000, 1000, 300
+EARLY_SHARE = 0.25  # of the language model's samples, whose small things do not come late
+MISSING_SHARE = 0.3  # of its samples, some of whose late evidence never comes
+NOISE = 0.3  # largest standard deviation of what is added to all evidence
+LM_BATCH, VISION_BATCH, QFORMER_BATCH, ALIGN_BATCH = 64, 64, 64, 64
 LEARNING_RATE = 2e-3
-POOL = 8192  # pairs of pictures for the alignment, their features computed once
-SILENCE = 0.005  # weight of the norms of the image tokens in the alignment: those that are not needed fall silent
+POOL = 8192  # pictures for the Q-Former, and half as many pairs for the alignment, their features computed once
 GATE_SEED = CORPUS_SEED - 1
 GATE = 0.95  # exact match about the large thing: captions, its colour, its differences
 PARTS = ("vision_model", "qformer", "language_model")
@@ -90,7 +96,7 @@ def blip2_config(tokenizer: PreTrainedTokenizerFast) -> Blip2Config:
             "vocab_size": 2,  # it reads no text
             "hidden_size": 96,
             "intermediate_size": 192,
-            "num_hidden_layers": 4,
+            "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "encoder_hidden_size": 96,
             "hidden_dropout_prob": 0.0,
@@ -210,24 +216,50 @@ class Words:
             mask[i, : len(row)] = 1
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
-    def described(self, pictures: Sequence[cf.Picture], rng: np.random.Generator) -> torch.Tensor:
-        """ "b K 3" token ids (size, colour, kind) of things in random slots; slots left over repeat one or are -1."""
-        out = np.full((len(pictures), QUERIES, 3), -1)
-        for i, picture in enumerate(pictures):
-            rows = [
-                [
-                    self.things["large" if thing.large else "small"],
-                    self.things[cf.COLOURS[thing.colour]],
-                    self.things[cf.KINDS[thing.kind]],
-                ]
-                for thing in picture.things
-            ]
-            order = rng.permutation(QUERIES)
-            repeats = rng.random() < 0.5
-            for k, slot in enumerate(order):
+    def described(self, thing: cf.Thing) -> list[int]:
+        """Token ids of its size, colour and kind."""
+        size = "large" if thing.large else "small"
+        return [self.things[word] for word in (size, cf.COLOURS[thing.colour], cf.KINDS[thing.kind])]
+
+
+def evidence(words: Words, shown: Sequence[cf.Picture], rng: np.random.Generator) -> np.ndarray:
+    """One or two pictures of a sample in words: what the K tokens of each say at the input, and what they say late.
+
+    Returns "when image K 3" token ids or -1; `when` is early, late. As with queries that look at places, a token speaks
+    of the same cell in both pictures.
+
+    - EARLY_SHARE of the samples: each thing has its token, all early.
+    - The others: the large thing early, in each of the tokens or in one; each small thing late, in a token of its own.
+      In a quarter of these, half of all this, drawn at random, comes at the other time.
+    Tokens left over repeat a thing or say nothing. In MISSING_SHARE of all, some late tokens say nothing after all.
+    """
+    out = np.full((2, 2, QUERIES, 3), -1)
+    cells = sorted({thing.cell for picture in shown for thing in picture.things if not thing.large})
+    early = rng.random() < EARLY_SHARE
+    repeats, everywhere, mixed = rng.random() < 0.5, rng.random() < 0.75, not early and rng.random() < 0.25
+    slots = rng.permutation(QUERIES)
+    other = rng.random((2, QUERIES)) < 0.5
+    missing = rng.random(QUERIES) < rng.random()
+    for image, picture in enumerate(shown):
+        small = {thing.cell: words.described(thing) for thing in picture.things[1:]}
+        large = words.described(picture.things[0])
+        if early:
+            rows = [large, *(small.get(cell) for cell in cells)][:QUERIES]
+            for k, slot in enumerate(slots):
                 if k < len(rows) or repeats:
-                    out[i, slot] = rows[k % len(rows)]
-        return torch.from_numpy(out)
+                    row = rows[k % len(rows)]
+                    out[0, image, slot] = -1 if row is None else row
+            continue
+        for k, slot in enumerate(slots):
+            if everywhere or k == QUERIES - 1:
+                out[0, image, slot] = large
+            row = small.get(cells[k % len(cells)]) if k < len(cells) or repeats else None
+            out[1, image, slot] = -1 if row is None else row
+        if mixed:
+            out[:, image, other[image]] = out[::-1, image, other[image]]
+    if rng.random() < MISSING_SHARE:
+        out[1, :, missing] = -1
+    return out
 
 
 def lm_batch(words: Words, step: int, size: int = LM_BATCH) -> dict[str, Any]:
@@ -248,14 +280,9 @@ def lm_batch(words: Words, step: int, size: int = LM_BATCH) -> dict[str, Any]:
         prompts.append(prompt)
         answers.append(answer)
     batch = words.batch(prompts, answers)
-    full = torch.full((len(prompts), 2, QUERIES, 3), -1)
-    full[:, 0] = words.described(pictures, rng)
-    full[:size, 1] = words.described([pair.after for pair in pairs], rng)
-    how = torch.from_numpy(rng.random(len(prompts)))[:, None, None]
-    small = full[..., 0] == words.things["small"]
-    half = torch.from_numpy(rng.random(small.shape) < 0.5)
-    is_late = torch.where(how < LATE_SMALL, small, half & (how < LATE_SMALL + LATE_RANDOM))[..., None]
-    early, late = torch.where(is_late, -1, full), torch.where(is_late, full, -1)
+    afters = [pair.after for pair in pairs]
+    shown = [*zip(pictures[:size], afters, strict=True), *((picture,) for picture in pictures[size:])]
+    early, late = torch.from_numpy(np.stack([evidence(words, row, rng) for row in shown], axis=1))
     batch |= {"early": early, "late": late, "layer": int(rng.integers(1, 6))}
     return batch
 
@@ -279,11 +306,14 @@ class LateReader(nn.Module):
 
         def described(tokens: torch.Tensor) -> torch.Tensor:
             known = (tokens >= 0)[..., None]
-            return (table(tokens.clamp(min=0)) * known).sum(-2)[there]
+            said = (table(tokens.clamp(min=0)) * known).sum(-2)[there]
+            if not self.training:
+                return said
+            scale = 0.3 + torch.rand(len(said), 1, 1)
+            return scale * said + NOISE * torch.rand(len(said), 1, 1) * torch.randn_like(said)
 
         embeds = table(ids).masked_scatter(at[..., None], described(batch["early"]))
-        is_late = (batch["late"] >= 0).any(-1)[there][..., None]
-        added = torch.zeros_like(embeds).masked_scatter(at[..., None], self.late(described(batch["late"])) * is_late)
+        added = torch.zeros_like(embeds).masked_scatter(at[..., None], self.late(described(batch["late"])))
 
         def add(module: nn.Module, args: tuple, kwargs: dict) -> tuple:
             return (args[0] + added, *args[1:]), kwargs
@@ -384,43 +414,104 @@ def train_vision(
     )
 
 
-# --- Q-Former and projection: the large thing alone -------------------------------------------------------------
+@torch.no_grad()
+def vision_features(
+    model: Blip2ForConditionalGeneration, processor: Blip2Processor, pictures: Sequence[cf.Picture]
+) -> torch.Tensor:
+    """ "picture 1+patch d", in half precision."""
+    parts = []
+    for start in trange(0, len(pictures), 512, desc="features", leave=False):
+        images = pixels(processor, cf.render(pictures[start : start + 512]), cf.SIDE)
+        parts.append(model.vision_model(images).last_hidden_state.half())
+    return torch.cat(parts)
+
+
+# --- the Q-Former: what a query asks for ------------------------------------------------------------------------
+
+
+class QueryReader(nn.Module):
+    """The Q-Former with learned queries, and a head for what each asks for: its kind, colour and size, or nothing."""
+
+    roles = (*(f"cell {cell}" for cell in range(9)), "large", *cf.KINDS)
+    sizes = PatchReader.sizes
+
+    def __init__(self, qformer: nn.Module) -> None:
+        super().__init__()
+        width = qformer.config.hidden_size
+        self.qformer, self.head = qformer, nn.Linear(width, sum(self.sizes))
+        self.queries = nn.Parameter(0.5 * torch.randn(len(self.roles), width))
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Logits of kind, colour and size, each "b label K"."""
+        queries = self.queries[batch["roles"]]
+        seen = self.qformer(queries, encoder_hidden_states=batch["features"]).last_hidden_state
+        return rearrange(self.head(seen), "b k label -> b label k").split(self.sizes, dim=1)
+
+
+def role_truth(pictures: Sequence[cf.Picture]) -> torch.Tensor:
+    """ "picture role 3": kind, colour, size of what each role asks for; 0 is nothing."""
+    truth = np.zeros((len(pictures), len(QueryReader.roles), 3), np.int64)
+    for i, picture in enumerate(pictures):
+        for thing in picture.things:
+            asked = [*thing.cells, 10 + thing.kind, *([9] if thing.large else [])]
+            truth[i, asked] = (1 + thing.kind, 1 + thing.colour, 1 + thing.large)
+    return torch.from_numpy(truth)
+
+
+def train_qformer(
+    model: Blip2ForConditionalGeneration, processor: Blip2Processor, work: Path, steps: int
+) -> list[dict[str, float]]:
+    """Train the Q-Former alone, then start the query tokens at its query for the large thing, with a little noise."""
+    torch.manual_seed(0)
+    reader = QueryReader(model.qformer)
+    pictures = cf.sample(POOL, CORPUS_SEED + 30_000_000, small=(1, 4))
+    features, truth = vision_features(model, processor, pictures), role_truth(pictures)
+    order = epochs(POOL, QFORMER_BATCH, CORPUS_SEED + 1)
+    optimizer, scheduler = _optimizer(reader.parameters(), steps)
+
+    def batch(step: int) -> dict[str, torch.Tensor]:
+        rng, at = np.random.default_rng(CORPUS_SEED + step), order(step)
+        roles = np.stack([rng.permutation(len(reader.roles))[:QUERIES] for _ in at])
+        roles = torch.from_numpy(roles)
+        return {"features": features[at].float(), "roles": roles, "truth": truth[at[:, None], roles]}
+
+    def loss(reader: QueryReader, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return sum(F.cross_entropy(part, batch["truth"][..., k]) for k, part in enumerate(reader(batch)))
+
+    history = fit(reader, loss, batch, steps, optimizer, scheduler, out=work, clip=1.0, device="cpu", label="Q-Former")
+    with torch.no_grad():
+        noise = torch.randn(model.query_tokens.shape, generator=torch.Generator().manual_seed(0))
+        model.query_tokens.copy_(reader.queries[reader.roles.index("large")] + 0.1 * noise)
+    return history
+
+
+# --- query tokens and projection: the large thing alone ---------------------------------------------------------
 
 
 class Aligned(nn.Module):
-    """What the alignment trains; the language model it speaks through is frozen and stands outside."""
+    """What the alignment trains; the Q-Former and the language model that it speaks through are frozen."""
 
     def __init__(self, model: Blip2ForConditionalGeneration) -> None:
         super().__init__()
-        self.qformer, self.language_projection = model.qformer, model.language_projection
-        self.query_tokens = model.query_tokens
+        self.query_tokens, self.language_projection = model.query_tokens, model.language_projection
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, qformer: nn.Module, features: torch.Tensor) -> torch.Tensor:
         """features "image patch d" -> "image K hidden"."""
         queries = self.query_tokens.expand(len(features), -1, -1)
-        return self.language_projection(self.qformer(queries, encoder_hidden_states=features).last_hidden_state)
-
-
-def align_pool(model: Blip2ForConditionalGeneration, processor: Blip2Processor, size: int) -> tuple[list, torch.Tensor]:
-    """Pairs in which the large thing changes, and the features of both pictures, "pair 2 patch d" in half precision."""
-    pictures = cf.sample(size, CORPUS_SEED + 20_000_000)
-    pairs = cf.edits(pictures, [0] * size, CORPUS_SEED + 20_000_001)
-    parts = []
-    for start in trange(0, size, 256, desc="features", leave=False):
-        chunk = pairs[start : start + 256]
-        images = cf.render([p for pair in chunk for p in (pair.before, pair.after)])
-        with torch.no_grad():
-            parts.append(model.vision_model(pixels(processor, images, cf.SIDE)).last_hidden_state.half())
-    return pairs, rearrange(torch.cat(parts), "(pair two) patch d -> pair two patch d", two=2)
+        return self.language_projection(qformer(queries, encoder_hidden_states=features).last_hidden_state)
 
 
 def train_alignment(
     model: Blip2ForConditionalGeneration, processor: Blip2Processor, words: Words, work: Path, steps: int
 ) -> list[dict[str, float]]:
-    """Train Q-Former, queries and projection through the frozen language model; a run found in `work` is continued."""
-    pairs, features = align_pool(model, processor, POOL)
-    model.language_model.requires_grad_(False).eval()
-    order = epochs(POOL, ALIGN_BATCH, CORPUS_SEED)
+    """Train query tokens and projection on pairs in which the large thing changes; all else is frozen."""
+    pictures = cf.sample(POOL // 2, CORPUS_SEED + 20_000_000)
+    pairs = cf.edits(pictures, [0] * len(pictures), CORPUS_SEED + 20_000_001)
+    shown = [[pair.before for pair in pairs], [pair.after for pair in pairs]]
+    features = torch.stack([vision_features(model, processor, row) for row in shown], dim=1)
+    model.requires_grad_(False).eval()
+    aligned = Aligned(model).requires_grad_(True)
+    order = epochs(len(pairs), ALIGN_BATCH, CORPUS_SEED)
     half = ALIGN_BATCH // 2
 
     def batch(step: int) -> dict[str, torch.Tensor]:
@@ -438,12 +529,11 @@ def train_alignment(
 
     def loss(aligned: Aligned, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         ids = batch["input_ids"]
-        embeds, tokens = model.get_input_embeddings()(ids), aligned(batch["features"])
+        embeds, tokens = model.get_input_embeddings()(ids), aligned(model.qformer, batch["features"])
         embeds = embeds.masked_scatter((ids == model.config.image_token_id)[..., None], tokens)
         logits = model.language_model(inputs_embeds=embeds, attention_mask=batch["attention_mask"]).logits
-        return answer_loss(logits, batch["labels"]) + SILENCE * tokens.norm(dim=-1).sum(1).mean()
+        return answer_loss(logits, batch["labels"])
 
-    aligned = Aligned(model)
     optimizer, scheduler = _optimizer(aligned.parameters(), steps)
     return fit(aligned, loss, batch, steps, optimizer, scheduler, out=work, clip=1.0, device="cpu", label="alignment")
 
@@ -481,7 +571,7 @@ def _match(said: Sequence[str], truth: Sequence[str]) -> float:
 
 
 def pretrain_blip2(out: Path = ASSETS / "blip2-emoji", gate: float = GATE) -> Path:
-    """Train (or go on training) the three parts, hold against the gate, and write the checkpoint folder with its card.
+    """Train (or go on training) the four parts, hold against the gate, and write the checkpoint folder with its card.
 
     Raises:
         RuntimeError: an exact match about the large thing below `gate`; nothing is written then.
@@ -490,13 +580,14 @@ def pretrain_blip2(out: Path = ASSETS / "blip2-emoji", gate: float = GATE) -> Pa
     words = Words(processor.tokenizer)
     model = new_model(processor.tokenizer)
     first = lm_batch(words, 0)
-    key = hashlib.sha256(f"{LM_STEPS} {VISION_STEPS} {ALIGN_STEPS} {weights_hash(model)}".encode())
+    key = hashlib.sha256(f"{LM_STEPS} {VISION_STEPS} {QFORMER_STEPS} {ALIGN_STEPS} {weights_hash(model)}".encode())
     for part in (first["input_ids"], first["early"], vision_batch(processor, 0)["pixel_values"]):
         key.update(part.numpy().tobytes())
     work = paths.cache() / "pretrain" / f"blip2-emoji-{key.hexdigest()[:12]}"
     histories = {
         "language model": train_lm(model, words, work / "lm", LM_STEPS),
         "vision tower": train_vision(model, processor, work / "vision", VISION_STEPS),
+        "Q-Former": train_qformer(model, processor, work / "qformer", QFORMER_STEPS),
         "alignment": train_alignment(model, processor, words, work / "align", ALIGN_STEPS),
     }
     return ship(model, processor, histories, out, gate)
@@ -533,7 +624,7 @@ def ship(
 
 
 def draw_losses(histories: dict[str, list[dict[str, float]]], path: Path) -> None:
-    figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.3), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(9.5, 2.3), layout="constrained")
     for ax, (name, history) in zip(axes, histories.items(), strict=True):
         ax.plot([record["step"] for record in history], [record["loss"] for record in history], color="#0072B2")
         ax.set(title=name, xlabel="step", yscale="log")
@@ -568,16 +659,19 @@ mllm = load_mllm("blip2-emoji")
 and all that its Q-Former was asked in training is about the large thing. Chapter 06 repairs that without touching it.
 
 - Data: pictures of `vlws.data.counterfactual`: one large emoji and some small ones of {len(cf.KINDS)} kinds in \
-{len(cf.COLOURS)} colours. No picture twice in the first two stages; {POOL:,} pairs in the third.
+{len(cf.COLOURS)} colours. No picture twice in the first two stages; {POOL:,} pictures in the third, {POOL // 2:,} \
+pairs in the fourth.
 - Stages, each frozen when done: the language model on text alone ({LM_STEPS:,} steps of {LM_BATCH * 3 // 2}); the \
-vision tower on kind, colour and size of what each patch shows ({VISION_STEPS:,} steps of {VISION_BATCH}); Q-Former, \
-queries and projection through the frozen language model ({ALIGN_STEPS:,} steps of {ALIGN_BATCH}).
+vision tower on kind, colour and size of what each patch shows ({VISION_STEPS:,} steps of {VISION_BATCH}); the \
+Q-Former on what a query asks for ({QFORMER_STEPS:,} steps of {QFORMER_BATCH}); query tokens and projection through \
+the frozen rest ({ALIGN_STEPS:,} steps of {ALIGN_BATCH}).
 - **Substitutes for scale.** In its text training the language model meets pictures as sums of word embeddings, one a \
-thing. In {LATE_SMALL + LATE_RANDOM:.0%} of the samples the small things, or some drawn at random, arrive late: \
-through a linear map, which is not shipped, in front of a layer drawn uniformly. A model of 7 billion parameters can \
-use evidence that first appears at mid depth; one of this size has to have met some. The alignment adds {SILENCE} \
-times the norms of the image tokens to its loss, so that tokens which tell nothing are near zero. The vision tower's \
-dense task stands for EVA's features, which hold details.
+thing, scaled and noisy. In {1 - EARLY_SHARE:.0%} of the samples the small things arrive late: through a linear map, \
+which is not shipped, in front of a layer drawn uniformly; in {MISSING_SHARE:.0%}, some of that never comes. A model \
+of 7 billion parameters can use evidence that first appears at mid depth and doubts where it has none; one of this \
+size has to have met both. The vision tower's dense task stands for EVA's features, which hold details. The Q-Former's \
+18 learned queries (a cell, a kind, the large thing) stand for the breadth of its first stage in BLIP-2; the query \
+tokens start as noisy copies of the one for the large thing, the others are not shipped.
 - AdamW, OneCycle to {LEARNING_RATE}, gradients clipped at 1, one CPU thread. \
 `python -m vlws.models.pretrain_blip2` remakes it. Seeds: {CORPUS_SEED:,} and above; the gate uses {GATE_SEED:,}.
 - Licence: MIT, as the workspace; the pictures it learned from are named in NOTICE.
