@@ -460,6 +460,25 @@ def test_retrieval_is_exact_and_leaves_out_what_was_seen(tmp_path):
         sugar.Index(keys, names[:3])
 
 
+def test_folded_lora_reads_the_same(small, corpus):
+    features = small.reader.features(corpus.images)
+    for name, weights in small.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=0.3)
+    documents = corpus.documents[:12]
+    before = small.embed(documents, features)
+    small.fold()
+    assert torch.allclose(small.embed(documents, features), before, atol=1e-5)
+    assert not torch.allclose(sugar.Sugar(tiny(), rank=2, width=8).embed(documents, features), before, atol=1e-2)
+
+
+def test_language_loss_is_the_models_own(small, corpus):
+    features = small.reader.features(corpus.images)
+    documents = corpus.documents[:8]
+    found = small.adapter.run(small.reader.rows(documents, features).batch).loss.detach()
+    assert small.language_loss(documents, features) == pytest.approx(float(found), rel=1e-5)
+
+
 def test_choices_and_answers_agree_with_the_model(small):
     found = stories.questions("colour", 12, 13)
     features = small.reader.features(found.images)

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from einops import einsum
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -206,6 +207,7 @@ class Sugar(nn.Module):
         self.register_buffer("mean", torch.zeros(2, size, device=adapter.device))  # of sentences, of pictures
         self.register_buffer("scale", torch.ones(2, size, device=adapter.device))
         self.pooling, self.reader = pooling, Reader(adapter)
+        self._firsts: dict[str, int] = {}
 
     @property
     def adapter(self) -> Adapter:
@@ -213,6 +215,12 @@ class Sugar(nn.Module):
 
     def learned(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
+
+    def fold(self) -> None:
+        """Add LoRA to the projections that it stands beside: the same model, faster to read with; it learns no more."""
+        for module in self.decoder.modules():
+            if isinstance(module, LoraLayer):
+                module.merge()
 
     def states(self, hidden: Tensor, at: Tensor, is_image: Tensor) -> Tensor:
         """d "n hidden" at slice ends: mean over a picture's tokens, or the last token of a sentence.
@@ -254,12 +262,12 @@ class Sugar(nn.Module):
                 self.mean[kind], self.scale[kind] = d.mean(0), d.std(0).clamp_min(1e-3)
 
     @torch.no_grad()
-    def embed(self, documents: Sequence[Document], features: Tensor, batch: int = 64) -> Tensor:
+    def embed(self, documents: Sequence[Document], features: Tensor, batch: int = 32) -> Tensor:
         """r "document width" at the last slice of each document; `features` of all pictures, a row each."""
         return self._last(documents, features, batch, lambda hidden, at, shown: self(hidden, at, shown))
 
     @torch.no_grad()
-    def pooled(self, documents: Sequence[Document], features: Tensor, batch: int = 64) -> Tensor:
+    def pooled(self, documents: Sequence[Document], features: Tensor, batch: int = 32) -> Tensor:
         """d "document hidden" at the last slice, unit rows, without the head: what an untrained model retrieves by."""
         return self._last(documents, features, batch, lambda *a: F.normalize(self.states(*a).float(), dim=-1))
 
@@ -276,7 +284,7 @@ class Sugar(nn.Module):
         return torch.stack([found[i] for i in range(len(documents))])
 
     @torch.no_grad()
-    def choose(self, documents: Sequence[Document], features: Tensor, batch: int = 64) -> np.ndarray:
+    def choose(self, documents: Sequence[Document], features: Tensor, batch: int = 32) -> np.ndarray:
         """ "document" int: the index of the choice whose first token the model finds most likely after the question."""
         return np.array([int(scores.argmax()) for scores in self._choices(documents, features, batch)])
 
@@ -295,7 +303,9 @@ class Sugar(nn.Module):
         return [found[i] for i in range(len(documents))]
 
     def _first(self, word: str) -> int:
-        return self.adapter.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0]
+        if word not in self._firsts:
+            self._firsts[word] = self.adapter.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0]
+        return self._firsts[word]
 
     @torch.no_grad()
     def answer(
@@ -312,17 +322,26 @@ class Sugar(nn.Module):
         return [told[i] for i in range(len(documents))]
 
     @torch.no_grad()
-    def language_loss(self, documents: Sequence[Document], features: Tensor, batch: int = 64) -> float:
+    def language_loss(self, documents: Sequence[Document], features: Tensor, batch: int = 32) -> float:
         """L_g of documents: mean cross-entropy of the tokens with labels."""
         total = count = 0.0
         for group in self.reader.groups(documents):
             for start in range(0, len(group), batch):
                 rows = self.reader.rows([documents[i] for i in group[start : start + batch]], features)
-                n = int((rows.batch.labels[:, 1:] != IGNORED).sum())
-                if n:
-                    total += float(self.adapter.run(rows.batch.to(self.adapter.device)).loss) * n
-                count += n
+                given = rows.batch.to(self.adapter.device)
+                loss, n = self.cross_entropy(self.adapter.hidden(given, self.adapter.num_layers), given.labels)
+                total, count = total + float(loss), count + n
         return total / count
+
+    def cross_entropy(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+        """Summed cross-entropy of the tokens with labels, and their number; logits are computed for these alone.
+
+        hidden "batch len hidden" after the final norm; labels "batch len", -100 where none is.
+        """
+        nexts = labels[:, 1:]
+        known = nexts != IGNORED
+        logits = self.adapter.lm_head(hidden[:, :-1][known]).float()
+        return F.cross_entropy(logits, nexts[known], reduction="sum"), int(known.sum())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -436,14 +455,11 @@ def losses(model: Sugar, batch: Collated) -> tuple[Tensor, Tensor]:
     total, count, ends = 0.0, 0, []
     for rows, at, is_image in zip(batch.groups, batch.at, batch.is_image, strict=True):
         given = rows.batch.to(model.adapter.device)
-        out = model.adapter.run(given, output_hidden_states=True)
-        n = int((given.labels[:, 1:] != IGNORED).sum())
-        if n:
-            total, count = total + out.loss * n, count + n
+        hidden = model.adapter.hidden(given, model.adapter.num_layers)
+        loss, n = model.cross_entropy(hidden, given.labels)
+        total, count = total + loss, count + n
         if len(at):
-            ends.append(
-                model(out.hidden_states[-1], at.to(given.input_ids.device), is_image.to(given.input_ids.device))
-            )
+            ends.append(model(hidden, at.to(hidden.device), is_image.to(hidden.device)))
     return total / max(count, 1), torch.cat(ends) if ends else torch.zeros(0, model.head[-1].out_features)
 
 
