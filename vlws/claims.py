@@ -62,7 +62,8 @@ class Measure:
     """A claim with what was measured: point estimate, 95 % interval, verdict and its reason.
 
     A notebook shows it as a row; its plain text holds no number, so that a comparison of outputs does not hang on
-    rounding. `low` and `high` are None where one seed, without replicates, gives no interval.
+    rounding. `low` and `high` are None where one seed, without replicates, gives no interval; `value` too where nothing
+    was measured, and `why` then says why.
     """
 
     id: str
@@ -74,7 +75,7 @@ class Measure:
     direction: str
     threshold: float
     tolerance: float | None
-    value: float
+    value: float | None
     low: float | None
     high: float | None
     n_seeds: int
@@ -151,15 +152,19 @@ class Chapter:
 
         `values`: "seed", the paired effect of each seed; or "1+replicate seed", row 0 the point estimates and the
         others item-level bootstrap replicates (see `replicates`). `unmet`: in words, a need of the claim that this
-        run does not meet; the verdict is then "not at this scale". Raises InputError for an id that the claims file
-        does not hold and for values that are not finite.
+        run does not meet; the verdict is then "not at this scale", and `values` may be None where there are none.
+        Raises InputError for an id that the claims file does not hold, for values that are not finite, and for None
+        without a word why.
         """
         claim = self.claims.get(id)
         if claim is None:
             raise InputError(f"no claim {id!r} in chapter {self.chapter}; its claims are {', '.join(self.claims)}.")
-        array = _checked_values(id, values)
-        value, low, high = interval(array)
-        seeds, replicas = array.shape[-1], (array.shape[0] - 1 if array.ndim == 2 else 0)
+        if values is None and unmet:
+            value, low, high, seeds, replicas = None, None, None, 0, 0
+        else:
+            array = _checked_values(id, values)
+            value, low, high = interval(array)
+            seeds, replicas = array.shape[-1], (array.shape[0] - 1 if array.ndim == 2 else 0)
         word, why = verdict(claim, low, high, seeds, unmet)
         stated = {name: getattr(claim, name) for name in Measure.__dataclass_fields__ if hasattr(claim, name)}
         stated.update(value=value, low=low, high=high, n_seeds=seeds, n_replicates=replicas)
@@ -456,6 +461,7 @@ def _measure_row(m: Measure) -> list[str]:
     band = f" [{number(m.low)}, {number(m.high)}]" if m.low is not None else ""
     unit = f"{m.unit}, {count(m.n_seeds, m.per)}"
     measured = f'<span style="white-space:nowrap"><b>{number(m.value)}</b>{band}</span>{strip(m)}{_muted(unit)}'
+    measured = "–" if m.value is None else measured
     return [*_claim_row(m), measured, badge(m.verdict) + _muted(m.why)]
 
 

@@ -202,7 +202,7 @@ def claims(context: typer.Context, as_json: Json = False) -> None:
         [
             r["id"],
             show(r["paper"]),
-            f"{show(r['value'])} [{show(r['low'])}, {show(r['high'])}]" if r["verdict"] else "–",
+            f"{show(r['value'])} [{show(r['low'])}, {show(r['high'])}]" if r["value"] is not None else "–",
             (r["verdict"] or "not measured") + (" (stale)" if r["stale"] else ""),
             f"{r['preset']}, {r['source']}" if r["source"] else "–",
             r["says"],

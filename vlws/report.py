@@ -459,8 +459,11 @@ def results_markdown() -> str:
             measured = claims.number(m["value"])
             if m.get("low") is not None:
                 measured += f" [{claims.number(m['low'])}, {claims.number(m['high'])}]"
-            cells = [m["id"], f"{m['says']} ({m['metric']})", claims.number(m.get("paper")), f"{measured} {m['unit']}"]
-            cells += [claims.count(m["n_seeds"], m.get("per", "seed")), f"**{m['verdict']}**"]
+            measured, over = f"{measured} {m['unit']}", claims.count(m["n_seeds"], m.get("per", "seed"))
+            if m["value"] is None:
+                measured = over = "–"
+            cells = [m["id"], f"{m['says']} ({m['metric']})", claims.number(m.get("paper")), measured, over]
+            cells.append(f"**{m['verdict']}**")
             lines.append("| " + " | ".join(str(c).replace("|", r"\|").replace("\n", " ") for c in cells) + " |")
         lines.append("")
     if not evidence:
