@@ -36,7 +36,7 @@ COMMITTED = "committed notebook"
 SCALES = ("cpu", "gpu", "full")  # from the smallest to the largest: the headline counts take the largest
 FINISHED = ("ok", "failed", "dead", "timeout")  # the states of a run that has something to show
 TEMPLATE = Path(__file__).resolve().parents[1] / "reports" / "template"
-PROGRESS = re.compile(r"\d+%\||\d+it \[|\dit/s|s/it\]")  # a tqdm bar
+PROGRESS = re.compile(r"\d+%\||\d+it \[|\dit/s|s/it\]|TqdmWarning: |from \.autonotebook import")  # a bar of tqdm's
 
 
 @dataclass
