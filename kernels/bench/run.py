@@ -245,7 +245,7 @@ def measured(call: Callable[[int], object], n: int, power: int, limit: float) ->
         on = min(n, 4 * on)
         best, memory = _weighed(call, on)
     until = time.perf_counter() + 0.6
-    for _ in range(20 if best < REPEATED else 0):
+    for _ in range(1000 if best < REPEATED else 0):
         if time.perf_counter() > until:
             break
         best = min(best, _seconds(call, on))
