@@ -27,3 +27,17 @@ def run(tmp_path) -> Callable[..., Ran]:
         return result, record, found[0].with_name("notebook.ipynb").read_text() if found else ""
 
     return vlws_run
+
+
+@pytest.fixture
+def refuse(run) -> Callable[..., None]:
+    """`refuse(chapter, "name=value", told, small)`: with that in place of `small`'s own, one sentence and no result."""
+
+    def check(chapter: str, parameter: str, told: str, small: list[str]) -> None:
+        others = [other for other in small if other.split("=")[0] != parameter.split("=")[0]]
+        result, record, _ = run(chapter, parameter, *others)
+        assert result.returncode in (1, 2)
+        assert told in result.stderr
+        assert not record or record["status"] == "failed"
+
+    return check
