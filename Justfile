@@ -65,6 +65,6 @@ bench *ARGS: setup
 # retrain the shipped backbones
 [group('check')]
 backbones *ARGS: setup
-    @{{ bin }}/python -m vlws.models.pretrain {{ ARGS }}
-    @{{ bin }}/python -m vlws.models.pretrain_blip2
-    @{{ bin }}/python -m vlws.models.pretrain_llava
+    @{{ bin }}/python -m backbones.clip_emoji {{ ARGS }}
+    @{{ bin }}/python -m backbones.blip2_emoji
+    @{{ bin }}/python -m backbones.llava_emoji

@@ -154,7 +154,7 @@ def workspace_source(tmp_path_factory) -> Path:
         shutil.copy(root / "notebooks" / f"{record['slug']}.ipynb", folder / "notebook.ipynb")
     kept = root / "reports" / "results" / "04_cmg"
     kept.mkdir(parents=True)
-    from vlws import runs
+    from vlws.lab import runner as runs
 
     shown = runs.collect_measures(nbformat.read(root / "notebooks" / "04_cmg.ipynb", 4))
     measures = [m | {"preset": "full", "n_seeds": 5} for m in shown]

@@ -5,8 +5,11 @@ import json
 
 import pytest
 
-from vlws import chapters, claims, paths, report, runs
+from vlws import claims, paths
 from vlws.files import read_json
+from vlws.lab import chapters
+from vlws.lab import runner as runs
+from vlws.lab import site as report
 
 SLUGS = [chapter.slug for chapter in chapters.chapters()]
 

@@ -16,9 +16,9 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from vlws import claims, paths
-from vlws.chapters import PRESETS, Parameter, read_parameters
 from vlws.errors import InputError
-from vlws.report import PROGRESS
+from vlws.lab.chapters import PRESETS, Parameter, read_parameters
+from vlws.lab.site import PROGRESS
 
 REGISTRY = sorted(paths.notebooks().glob("*.ipynb"))
 EVERYWHERE = {"preset": "str", "seeds": "int", "backbone": "str", "data": "str", "device": "str"}

@@ -14,8 +14,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from vlws import chapters, paths
+from vlws import paths
 from vlws.errors import InputError
+from vlws.lab import chapters
 
 HERE = Path(__file__).parent
 REGISTRY = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
-from vlws.data.pairs import clutter_pairs
-from vlws.models.load import load_clip
+from vlws.data.emoji_world.pairs import clutter_pairs
+from vlws.models.clip import load_clip
 
 SMALL = ["seeds=2", "train_images=64", "test_images=20", "epochs=1", "batch_size=16"]
 

@@ -13,9 +13,10 @@ from transformers import (
     OPTConfig,
 )
 
-from vlws.data import demon, i4
-from vlws.models.load import ASSETS
-from vlws.models.pretrain_blip2 import make_processor
+from backbones.blip2_emoji import make_processor
+from vlws.data import demon
+from vlws.data.emoji_world import i4
+from vlws.models.hub import ASSETS
 
 SMALL = ["seeds=2", "train_pairs=32", "test_pairs=20", "steps=3", "batch_size=8"]
 

@@ -7,7 +7,8 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 
-from vlws import paths, report
+from vlws import paths
+from vlws.lab import site as report
 
 pytestmark = pytest.mark.browser
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from vlws.data import captions, emoji, pairs, scenes
+from vlws.data.emoji_world import captions, emoji, pairs, scenes
 
 KNOWN = emoji.load()
 

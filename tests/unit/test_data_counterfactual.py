@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlws.data import counterfactual as cf
+from vlws.data.emoji_world import counterfactual as cf
 from vlws.errors import InputError
 
 

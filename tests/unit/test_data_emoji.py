@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlws.data import build, emoji
+from vlws.data.emoji_world import build, emoji
 from vlws.errors import InputError
 
 

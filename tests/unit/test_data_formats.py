@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlws.data import formats, pairs
+from vlws.data import formats
+from vlws.data.emoji_world import pairs
 from vlws.errors import InputError
 
 

@@ -8,10 +8,10 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from vlws.data import emoji, i4, scenes
-from vlws.data.captions import with_article
 from vlws.data.demon import CATEGORIES, CHOICE, OPEN, normalise, read_demon, score, summary, write_demon
-from vlws.data.i4 import TASKS, Draft, Picture, drafts, make
+from vlws.data.emoji_world import emoji, i4, scenes
+from vlws.data.emoji_world.captions import with_article
+from vlws.data.emoji_world.i4 import TASKS, Draft, Picture, drafts, make
 from vlws.errors import InputError
 
 CHOICES = [name for name, spec in TASKS.items() if spec.question_type == CHOICE]

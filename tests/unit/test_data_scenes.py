@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlws.data import emoji, pairs, scenes
+from vlws.data.emoji_world import emoji, pairs, scenes
 from vlws.errors import InputError
 
 SAMPLES = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlws.data import stories
+from vlws.data.emoji_world import stories
 from vlws.errors import InputError
 
 

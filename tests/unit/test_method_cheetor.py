@@ -14,7 +14,8 @@ from transformers import (
     OPTConfig,
 )
 
-from vlws.data import counterfactual as cf
+from backbones.blip2_emoji import make_processor
+from vlws.data.emoji_world import counterfactual as cf
 from vlws.errors import InputError
 from vlws.methods.cheetor import (
     Cheetor,
@@ -26,7 +27,6 @@ from vlws.methods.cheetor import (
     upper_layers,
 )
 from vlws.models.adapter import adapt
-from vlws.models.pretrain_blip2 import make_processor
 from vlws.train import Diverged
 
 QUERIES, WIDTH, HIDDEN, LAYERS = 3, 20, 32, 4

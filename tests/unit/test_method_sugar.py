@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from vlws.data import stories
+from backbones.llava_emoji import make_processor
+from vlws.data.emoji_world import stories
 from vlws.errors import InputError
 from vlws.methods import sugar
 from vlws.models.adapter import adapt
+from vlws.models.clip import load_clip
 from vlws.models.experts import SliceEmbeddings, encoder_experts, latent_experts, slices_of
 from vlws.models.interleave import Reader
-from vlws.models.load import load_clip
-from vlws.models.pretrain_llava import make_processor
 from vlws.train import Diverged
 
 

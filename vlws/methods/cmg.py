@@ -7,7 +7,7 @@ The file follows the method: (1) the image-only detector that CMG improves, SSD;
 image that the text does not speak of; (3) CMLE, which teaches the image embedding who is like whom in language;
 (4) the detector that a PyOD user knows how to call.
 
-Images are uint8 arrays "n h w 3"; a clip is what `vlws.models.load.load_clip` gives, or anything that embeds alike.
+Images are uint8 arrays "n h w 3"; a clip is what `vlws.models.clip.load_clip` gives, or anything that embeds alike.
 """
 
 from collections.abc import Sequence
@@ -360,7 +360,7 @@ class CMGDetector(BaseEstimator):
     """CMG as a PyOD user calls it: `fit` on normal images and their captions, then score images alone.
 
     Args:
-        clip: embeds images and texts (`vlws.models.load.load_clip`).
+        clip: embeds images and texts (`vlws.models.clip.load_clip`).
         cmer: drop the irrelevant cell first (needs captions at training).
         encoder: a `GuidedEncoder`; the default is CMLE-G. With guidance None and cmer=False this is SSD.
         detector: anything with PyOD's `fit` and `decision_function` (higher is more anomalous).

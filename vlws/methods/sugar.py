@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlws import train
-from vlws.data.stories import Document, Documents, with_reference
+from vlws.data.emoji_world.stories import Document, Documents, with_reference
 from vlws.errors import InputError
 from vlws.files import write_atomically
 from vlws.models.adapter import IGNORED, Adapter

@@ -36,7 +36,8 @@ from transformers import (
 from transformers.utils import ModelOutput, logging
 
 from vlws.errors import InputError
-from vlws.models.load import locate, pixels, resolve_device
+from vlws.models.clip import pixels
+from vlws.models.hub import locate, resolve_device
 
 MARK = "<image>"  # stands for one picture in every text
 IGNORED = -100  # label of a token without a loss

@@ -5,7 +5,7 @@ norm, side by side [Chow et al. 2024, section 3.3]. Here the cross-modal part is
 each centred over the set: in a small world unrelated slices have cosines far above 0 (0.43 for clip-emoji on stories),
 which large encoders have not, and which as labels would tell nothing but the modality. The uni-modal part is
 
-- `latent_experts`: a fixed function of what a slice of `vlws.data.stories` tells, plus noise: a stand-in that is as
+- `latent_experts`: a fixed function of what a slice of a generated document tells, plus noise: a stand-in that is as
   fine as DINOv2 and BGE are, and knows nothing of the other modality;
 - `encoder_experts`: real encoders, for documents of a reader's own: the CLIP's own patch features for pictures, counts
   of words and word pairs for sentences.
@@ -21,8 +21,8 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from vlws.data.stories import Documents, Slice
-from vlws.models.load import Clip, pixels
+from vlws.data.emoji_world.stories import Documents, Slice
+from vlws.models.clip import Clip, pixels
 
 UNI = 64  # numbers of the uni-modal part of latent_experts
 NOISE = 0.1  # its noise, against unit norm

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlws.data.stories import Document
+from vlws.data.emoji_world.stories import Document
 from vlws.errors import InputError
 from vlws.models.adapter import IGNORED, MARK, Adapter, Batch
 

@@ -1,9 +1,9 @@
-"""Train the shipped LLaVA: `python -m vlws.models.pretrain_llava [--out FOLDER]`.
+"""Train the shipped LLaVA: `python -m backbones.llava_emoji [--out FOLDER]`.
 
 llava-emoji: a LlavaForConditionalGeneration whose vision tower is that of clip-emoji, frozen, as LLaVA's is CLIP's;
 projector and language model are trained from random weights on pictures with captions, questions, and stories
-(`vlws.data.stories.corpus`). It is trained to generate and to nothing else: the checkpoint from which every arm of
-chapter 01 starts, as Sugar starts from VILA. Three stages: the projector alone learns to put each patch near the words
+(`stories.corpus`). It is trained to generate and to nothing else: the checkpoint from which every arm of chapter 01
+starts, as Sugar starts from VILA. Three stages: the projector alone learns to put each patch near the words
 for what it shows (LLaVA's feature alignment, told patch by patch); then projector and language model learn captions and
 questions; then stories too. Seeds are 1,000,000 and above, which no chapter uses.
 """
@@ -30,14 +30,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from backbones.clip_emoji import draw_loss
 from vlws import paths
-from vlws.data import stories
-from vlws.data.scenes import CORPUS_SEED
+from vlws.data.emoji_world import stories
+from vlws.data.emoji_world.scenes import CORPUS_SEED
 from vlws.models import tiny
 from vlws.models.adapter import Adapter, adapt, load_mllm
+from vlws.models.clip import load_clip
+from vlws.models.hub import ASSETS, weights_hash
 from vlws.models.interleave import Reader, Rows, language_loss
-from vlws.models.load import ASSETS, load_clip, weights_hash
-from vlws.models.pretrain import draw_loss
 from vlws.train import fit
 
 ALIGN_STEPS, ALIGN_BATCH = 600, 128
@@ -271,14 +272,14 @@ mllm = load_mllm("llava-emoji")
 ```
 
 - Vision tower: that of clip-emoji, frozen (layer -2, class token dropped), as LLaVA takes CLIP's.
-- Data: `vlws.data.stories.corpus`, {steps * BATCH:,} documents drawn as it trained, no picture twice: stories \
-({stories.MIX["story"]:.0%}), pictures with captions ({stories.MIX["pair"]:.0%}), and questions on one or several \
-pictures ({stories.MIX["question"]:.0%}).
+- Data: `vlws.data.emoji_world.stories.corpus`, {steps * BATCH:,} documents drawn as it trained, no picture twice: \
+stories ({stories.MIX["story"]:.0%}), pictures with captions ({stories.MIX["pair"]:.0%}), and questions on one or \
+several pictures ({stories.MIX["question"]:.0%}).
 - Loss: cross-entropy of the sentences of stories, of captions, and of answers.
 - A prompt is the document itself: pictures and sentences in their order, the question last. No roles, no system text.
 - Seeds: {CORPUS_SEED:,} and above. Chapters and tests keep below 900,000; the gates use {GATE_SEED:,}.
 - Training: {steps:,} steps of {BATCH}, AdamW, OneCycle to {LEARNING_RATE}, gradients clipped at 1, one CPU thread. \
-`python -m vlws.models.pretrain_llava` remakes it.
+`python -m backbones.llava_emoji` remakes it.
 - Licence: MIT, as the workspace; pictures and words it learned from are named in NOTICE.
 - Hash of the weights: `{weights_hash(adapter.model)}`
 

@@ -53,8 +53,8 @@ def list_command(as_json: Json = False) -> None:
 
     Example: vlws list --json
     """
-    from vlws import runs
-    from vlws.chapters import chapters
+    from vlws.lab import runner as runs
+    from vlws.lab.chapters import chapters
 
     newest: dict[str, dict] = {}
     for record in reversed(runs.records()):
@@ -93,7 +93,7 @@ def run(
 
     Examples: vlws run; vlws run 04 -p lr=1e-4 -p seeds=5; vlws run 04 08 --preset full --jobs 2
     """
-    from vlws import runs
+    from vlws.lab import runner as runs
 
     planned = runs.plan(chapters or (), preset, _pairs(param), timeout=timeout)
     _run(planned, jobs, force, parsl, as_json)
@@ -120,9 +120,9 @@ def sweep(
 
     Examples: vlws sweep 04 -p lr=1e-3,1e-4 -p seeds=3:6 --jobs 2; vlws sweep 04 --grid grid.yaml
     """
-    from vlws import runs
-    from vlws.chapters import chapter as find
-    from vlws.chapters import grid_values, read_grid
+    from vlws.lab import runner as runs
+    from vlws.lab.chapters import chapter as find
+    from vlws.lab.chapters import grid_values, read_grid
 
     texts = (read_grid(grid) if grid else {}) | _pairs(param)
     if not texts:
@@ -132,7 +132,7 @@ def sweep(
 
 
 def _run(planned: Sequence[dict], jobs: int, force: bool, parsl: Path | None, as_json: bool) -> None:
-    from vlws import runs
+    from vlws.lab import runner as runs
 
     done = []
     for record in runs.run(planned, slots=jobs, force=force, parsl=parsl, say=_say):
@@ -166,8 +166,8 @@ def report(
 
     Example: vlws report && xdg-open reports/site/index.html
     """
-    from vlws import report as reporter
-    from vlws import runs
+    from vlws.lab import runner as runs
+    from vlws.lab import site as reporter
 
     runs.settle()
     index = reporter.build(out)
@@ -183,7 +183,8 @@ def claims(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand:
         return
     from vlws import claims as library
-    from vlws import paths, runs
+    from vlws import paths
+    from vlws.lab import runner as runs
 
     known = runs.standing()
     rows = []
@@ -224,9 +225,10 @@ def publish(
 
     Example: vlws claims publish 04 --preset full
     """
-    from vlws import paths, runs
-    from vlws import report as reporter
+    from vlws import paths
     from vlws.files import write_atomically
+    from vlws.lab import runner as runs
+    from vlws.lab import site as reporter
 
     path = runs.publish(chapter, preset)
     table = paths.reports() / "RESULTS.md"
@@ -247,14 +249,14 @@ def runs_command(
 
     Example: vlws runs --sql "select chapter, count(*) from runs where status = 'ok' group by all"
     """
-    from vlws import runs
+    from vlws.lab import runner as runs
 
     if sql is not None:
         columns, found = runs.query(sql)
         rows = [dict(zip(columns, row, strict=True)) for row in found]
         _answer(as_json, rows, _aligned(columns, [["–" if v is None else str(v) for v in row] for row in found]))
         return
-    from vlws.chapters import chapter as find
+    from vlws.lab.chapters import chapter as find
 
     newest = runs.records(find(chapter).slug if chapter else None)[:limit]
     lines = [
@@ -276,8 +278,8 @@ def data_info(as_json: Json = False) -> None:
 
     Example: vlws data info
     """
-    package = Path(__file__).parent
-    folders = [package / "data" / "assets", package / "models" / "assets"]
+    package = Path(__file__).parents[1]
+    folders = [package / "data" / "emoji_world" / "assets", package / "models" / "assets"]
     rows = [
         {"file": str(file.relative_to(package)), "bytes": file.stat().st_size}
         for folder in folders
@@ -299,7 +301,7 @@ def data_build(
 
     Example: vlws data build --out rebuilt
     """
-    from vlws.data import build
+    from vlws.data.emoji_world import build
 
     target = out or build.ASSETS
     build.build(target)
@@ -315,7 +317,7 @@ def doctor(
 
     Example: vlws doctor --deep
     """
-    from vlws import doctor as library
+    from vlws.lab import doctor as library
 
     checks = library.checks(deep)
     lines = [[{True: "yes", False: "no"}[c["present"]], c["name"], c["found"], c["without"]] for c in checks]

@@ -7,7 +7,7 @@ alone. Around the stories stand the sets that a model is measured on: a retrieva
 storytelling (VIST), single pairs, Winoground's pairs of pairs, presence questions, near-twins, questions over several
 pictures, and a knowledge base. Documents of a reader's own are read from and written to folders with `documents.jsonl`.
 
-Seeds: as in `vlws.data.scenes`. All pictures are 32 px unless a folder says otherwise.
+Seeds: as in `vlws.data.emoji_world.scenes`. All pictures are 32 px unless a folder says otherwise.
 """
 
 import json
@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vlws.data import emoji, scenes
-from vlws.data.captions import with_article
+from vlws.data.emoji_world import emoji, scenes
+from vlws.data.emoji_world.captions import with_article
 from vlws.data.formats import read_images
 from vlws.errors import InputError
 

@@ -16,8 +16,8 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from vlws import runs
 from vlws.errors import InputError
+from vlws.lab import runner as runs
 
 PARAMETERS = 'preset: str = "cpu"  # preset\nseeds: int = 3  # seeds\nlr: float = 1.0e-3  # learning rate'
 CLAIM = """chapter: "{id}"
@@ -58,12 +58,12 @@ def workspace(tmp_path, monkeypatch):
 
 
 def vlws(*arguments: str, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "vlws.cli", *arguments]
+    command = [sys.executable, "-m", "vlws.lab.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
 def started(*arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "vlws.cli", *arguments]
+    command = [sys.executable, "-m", "vlws.lab.cli", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -206,7 +206,7 @@ def test_code_of_ours_is_part_of_the_key(workspace):
 
 
 def test_of_the_shipped_models_those_that_a_chapter_names_are_part_of_its_key(workspace):
-    write_notebook(workspace, "01_good", "from vlws.models.load import load_clip")
+    write_notebook(workspace, "01_good", "from vlws.models.clip import load_clip")
     one = runs.chapter("01")
     keys = {runs.key(replace(one, backbones=names), {}) for names in [(), ("clip-emoji",), ("no-such-model",)]}
     assert len(keys) == 2

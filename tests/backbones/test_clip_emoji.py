@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from vlws.data import pairs, scenes
-from vlws.models import load, pretrain
+from backbones import clip_emoji as pretrain
+from vlws.data.emoji_world import pairs, scenes
+from vlws.models import hub
+from vlws.models.clip import load_clip
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def test_the_tokenizer_knows_captions_and_ends_like_clip(processor):
     assert (
         tokenizer.unk_token_id not in tokenizer("Ærøskøbing 東京 \U0001f60a q; {j}", add_special_tokens=False).input_ids
     )
-    shipped = load.load_clip(device="cpu").processor.tokenizer
+    shipped = load_clip(device="cpu").processor.tokenizer
     made, kept = (json.loads(t.backend_tokenizer.to_str())["model"] for t in (tokenizer, shipped))
     assert made == kept  # remade the same: the learner left nothing to chance
 
@@ -93,8 +95,8 @@ def test_below_the_gate_nothing_is_written_and_the_old_checkpoint_stays(tmp_path
     # the same run with a gate that it passes takes no further step, and replaces the folder as a whole
     pretrain.pretrain_clip(out, steps=2, gate=0.0)
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["clip"]
-    clip = load.load_clip(str(out), device="cpu")
+    clip = load_clip(str(out), device="cpu")
     card = (out / "README.md").read_text(encoding="utf-8")
-    assert load.weights_hash(clip.model) in card
+    assert hub.weights_hash(clip.model) in card
     assert "holds every class and every emoji" in card
     assert (out / "loss.png").stat().st_size < 50_000

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlws.data import scenes
-from vlws.data.captions import captions
+from vlws.data.emoji_world import scenes
+from vlws.data.emoji_world.captions import captions
 from vlws.errors import InputError
 
 

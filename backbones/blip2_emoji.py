@@ -1,4 +1,4 @@
-"""Train the shipped BLIP-2: `python -m vlws.models.pretrain_blip2 [--out FOLDER]`.
+"""Train the shipped BLIP-2: `python -m backbones.blip2_emoji [--out FOLDER]`.
 
 blip2-emoji: a Blip2ForConditionalGeneration whose parts are trained one after the other, each frozen once it is done:
 the language model on text alone; the vision tower on what its patches show; the Q-Former on representation, as in the
@@ -47,10 +47,11 @@ from transformers import (
 )
 
 from vlws import paths
-from vlws.data import counterfactual as cf
-from vlws.data.scenes import CORPUS_SEED
+from vlws.data.emoji_world import counterfactual as cf
+from vlws.data.emoji_world.scenes import CORPUS_SEED
 from vlws.models.adapter import Blip2Adapter, adapt
-from vlws.models.load import ASSETS, pixels, weights_hash
+from vlws.models.clip import pixels
+from vlws.models.hub import ASSETS, weights_hash
 from vlws.train import epochs, fit
 
 QUERIES = 4
@@ -658,9 +659,9 @@ mllm = load_mllm("blip2-emoji")
 **It tells of the large thing in a picture and of nothing else, by design.** A caption tells of the primary subject, \
 and all that its Q-Former was asked in training is about the large thing. Chapter 06 repairs that without touching it.
 
-- Data: pictures of `vlws.data.counterfactual`: one large emoji and some small ones of {len(cf.KINDS)} kinds in \
-{len(cf.COLOURS)} colours. No picture twice in the first two stages; {POOL:,} pictures in the third, {POOL // 2:,} \
-pairs in the fourth.
+- Data: pictures of `vlws.data.emoji_world.counterfactual`: one large emoji and some small ones \
+of {len(cf.KINDS)} kinds in {len(cf.COLOURS)} colours. No picture twice in the first two stages; \
+{POOL:,} pictures in the third, {POOL // 2:,} pairs in the fourth.
 - Stages, each frozen when done: the language model on text alone ({LM_STEPS:,} steps of {LM_BATCH * 3 // 2}); the \
 vision tower on kind, colour and size of what each patch shows ({VISION_STEPS:,} steps of {VISION_BATCH}); the \
 Q-Former on what a query asks for ({QFORMER_STEPS:,} steps of {QFORMER_BATCH}); query tokens and projection through \
@@ -673,7 +674,7 @@ size has to have met both. The vision tower's dense task stands for EVA's featur
 18 learned queries (a cell, a kind, the large thing) stand for the breadth of its first stage in BLIP-2; the query \
 tokens start as noisy copies of the one for the large thing, the others are not shipped.
 - AdamW, OneCycle to {LEARNING_RATE}, gradients clipped at 1, one CPU thread. \
-`python -m vlws.models.pretrain_blip2` remakes it. Seeds: {CORPUS_SEED:,} and above; the gate uses {GATE_SEED:,}.
+`python -m backbones.blip2_emoji` remakes it. Seeds: {CORPUS_SEED:,} and above; the gate uses {GATE_SEED:,}.
 - Licence: MIT, as the workspace; the pictures it learned from are named in NOTICE.
 - Hash of the weights: `{weights_hash(model)}`
 

@@ -16,7 +16,7 @@ from functools import cache
 
 import numpy as np
 
-from vlws.data import emoji
+from vlws.data.emoji_world import emoji
 from vlws.errors import InputError
 
 CANVAS = 64  # pixels; smaller pictures are means of its pixels

@@ -1,6 +1,6 @@
 import pytest
 
-from vlws import doctor
+from vlws.lab import doctor
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Remake the emoji assets from three Debian packages: `python -m vlws.data.build`.
+"""Remake the emoji assets from three Debian packages: `python -m vlws.data.emoji_world.build`.
 
 Pictures are the PNG strikes of Noto Color Emoji, names and keywords CLDR's English annotations, order and groups
 Unicode's emoji-test.txt. What is kept: every fully-qualified emoji of a single code point (a trailing variation

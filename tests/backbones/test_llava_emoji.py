@@ -7,12 +7,13 @@ import pytest
 import torch
 from einops import rearrange
 
-from vlws.data import stories
-from vlws.data.scenes import CORPUS_SEED
-from vlws.models import pretrain_llava as pretrain
+from backbones import llava_emoji as pretrain
+from vlws.data.emoji_world import stories
+from vlws.data.emoji_world.scenes import CORPUS_SEED
 from vlws.models.adapter import load_mllm
+from vlws.models.clip import load_clip
+from vlws.models.hub import ASSETS, weights_hash
 from vlws.models.interleave import Reader
-from vlws.models.load import ASSETS, load_clip, weights_hash
 
 
 @cache

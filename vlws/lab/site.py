@@ -26,16 +26,17 @@ from nbconvert.filters.ansi import strip_ansi
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
-from vlws import claims, paths, runs
-from vlws.chapters import Chapter, chapters
+from vlws import claims, paths
 from vlws.errors import InputError
 from vlws.files import read_json, write_atomically
+from vlws.lab import runner as runs
+from vlws.lab.chapters import Chapter, chapters
 
 NOT_MEASURED = "not measured"
 COMMITTED = "committed notebook"
 SCALES = ("cpu", "gpu", "full")  # from the smallest to the largest: the headline counts take the largest
 FINISHED = ("ok", "failed", "dead", "timeout")  # the states of a run that has something to show
-TEMPLATE = Path(__file__).resolve().parents[1] / "reports" / "template"
+TEMPLATE = Path(__file__).resolve().parents[2] / "reports" / "template"
 PROGRESS = re.compile(r"\d+%\||\d+it \[|\dit/s|s/it\]|TqdmWarning: |from \.autonotebook import")  # a bar of tqdm's
 
 

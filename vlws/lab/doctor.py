@@ -9,7 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vlws import executors, paths
+from vlws import paths
+from vlws.lab import executors
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PACKAGES = ("torch", "transformers", "pykeops", "papermill", "nbconvert", "duckdb")
@@ -21,7 +22,7 @@ def checks(deep: bool = False) -> list[dict[str, Any]]:
 
     `deep` also compiles a KeOps formula in a fresh folder, which takes up to a minute.
     """
-    from vlws.data.build import SOURCES
+    from vlws.data.emoji_world.build import SOURCES
 
     found = [
         _check("Python 3.11+", sys.version_info >= (3, 11), sys.version.split()[0], "nothing runs", needed=True),

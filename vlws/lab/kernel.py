@@ -1,4 +1,4 @@
-"""One notebook in one process of its own: `python -m vlws.notebook JOB.json`, as the runner starts it.
+"""One notebook in one process of its own: `python -m vlws.lab.kernel JOB.json`, as the runner starts it.
 
 Executes with papermill in the notebook's folder, writes the notebook's stdout to stdout.log beside the output and the
 progress ("3/12") to its own stdout. The exit code says how it went, the notebook does not (of a killed kernel papermill

@@ -21,10 +21,10 @@ from functools import cache
 import numpy as np
 from einops import rearrange
 
-from vlws.data import emoji, scenes
-from vlws.data.captions import with_article
 from vlws.data.demon import CATEGORIES, CHOICE, OPEN, Sample, Task
-from vlws.data.scenes import POSITIONS, Background, Item, Scene
+from vlws.data.emoji_world import emoji, scenes
+from vlws.data.emoji_world.captions import with_article
+from vlws.data.emoji_world.scenes import POSITIONS, Background, Item, Scene
 from vlws.errors import InputError
 
 SORTS: dict[str, tuple[str, tuple[str, ...]]] = {  # what Unicode's subgroups say a kind is

@@ -6,8 +6,18 @@ from functools import cache
 
 import numpy as np
 
-from vlws.data import emoji
-from vlws.data.scenes import CLASS_NAMES, CLASSES, POSITIONS, TINT_NAMES, Item, Scene, _below, class_of, draws
+from vlws.data.emoji_world import emoji
+from vlws.data.emoji_world.scenes import (
+    CLASS_NAMES,
+    CLASSES,
+    POSITIONS,
+    TINT_NAMES,
+    Item,
+    Scene,
+    _below,
+    class_of,
+    draws,
+)
 
 TEMPLATES = (
     "a photo of {}",
@@ -37,6 +47,11 @@ def with_article(noun: str) -> str:
     if last.endswith("s") and not last.endswith(("ss", "us", "is")):
         return noun
     return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def class_texts() -> list[list[str]]:
+    """Prompts of each of CLASSES, in their order: every class word in every template."""
+    return [[t.format(with_article(word)) for word in c.words for t in TEMPLATES] for c in CLASSES.values()]
 
 
 @cache

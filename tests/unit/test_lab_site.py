@@ -11,8 +11,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from vlws import chapters, report, runs
 from vlws.errors import InputError
+from vlws.lab import chapters
+from vlws.lab import runner as runs
+from vlws.lab import site as report
 
 
 class Addresses(HTMLParser):

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from vlws.data.build import ASSETS, COLUMNS, SIDE
+from vlws.data.emoji_world.build import ASSETS, COLUMNS, SIDE
 from vlws.errors import InputError
 
 

@@ -3,8 +3,8 @@ import threading
 
 import pytest
 
-from vlws import executors
 from vlws.errors import InputError
+from vlws.lab import executors
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from functools import cache
 
 import numpy as np
 
-from vlws.data import emoji, scenes
-from vlws.data.scenes import Background, Item, _below, draws
+from vlws.data.emoji_world import emoji, scenes
+from vlws.data.emoji_world.scenes import Background, Item, _below, draws
 from vlws.errors import InputError
 
 SIDE = 48  # pixels; nine cells of 16

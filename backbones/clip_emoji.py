@@ -1,8 +1,8 @@
-"""Train the shipped backbones: `python -m vlws.models.pretrain [--out FOLDER]`.
+"""Train the shipped backbones: `python -m backbones.clip_emoji [--out FOLDER]`.
 
 clip-emoji: a CLIPModel trained contrastively on scenes that are rendered as it trains. The corpus holds every class
-and every emoji of `vlws.data.scenes.CLASSES`, as web corpora hold the classes of any benchmark; its seeds are
-1,000,000 and above, which no chapter uses.
+and every emoji of `scenes.CLASSES`, as web corpora hold the classes of any benchmark; its seeds are 1,000,000 and
+above, which no chapter uses.
 """
 
 import argparse
@@ -15,16 +15,16 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from einops import reduce
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from vlws import paths
-from vlws.data import captions, emoji, scenes
-from vlws.data.pairs import clutter_pairs
+from vlws.data.emoji_world import captions, emoji, scenes
+from vlws.data.emoji_world.pairs import clutter_pairs
 from vlws.models import tiny
-from vlws.models.load import ASSETS, Clip, embed_images, embed_texts, load_clip, pixels, weights_hash
+from vlws.models.clip import Clip, embed_images, embed_texts, load_clip, pixels, zero_shot_weights
+from vlws.models.hub import ASSETS, weights_hash
 from vlws.train import fit
 
 STEPS = 3600
@@ -167,19 +167,9 @@ def contrastive_loss(model: CLIPModel, batch: dict[str, torch.Tensor]) -> torch.
     return sum(losses) / 2
 
 
-def class_prompts(clip: Clip) -> np.ndarray:
-    """ "classes d" unit rows: the mean text feature of each class word in each template."""
-    rows = []
-    for c in scenes.CLASSES.values():
-        texts = [t.format(captions.with_article(word)) for word in c.words for t in captions.TEMPLATES]
-        rows.append(reduce(embed_texts(clip, texts), "text d -> d", "mean"))
-    prompts = np.stack(rows)
-    return prompts / np.linalg.norm(prompts, axis=1, keepdims=True)
-
-
 def evaluate(clip: Clip) -> dict[str, float]:
     """Zero-shot accuracy of classes and retrieval of names, on pictures of seeds that the corpus never drew."""
-    prompts, members = class_prompts(clip), sorted(scenes.class_of())
+    prompts, members = zero_shot_weights(clip, captions.class_texts()), sorted(scenes.class_of())
     names = embed_texts(clip, [f"a photo of {captions.with_article(emoji.load().names[i])}" for i in members])
     results = {}
     for kind, muted in (("", True), (", vivid backgrounds", False)):
@@ -228,7 +218,7 @@ A `CLIPModel` of {size / 1e6:.2f} M parameters (half precision; {tiny.IMAGE_SIZE
 loads `openai/clip-vit-base-patch32`:
 
 ```python
-from vlws.models.load import load_clip
+from vlws.models.clip import load_clip
 
 model, processor = load_clip("clip-emoji")
 ```
@@ -243,7 +233,7 @@ second of them with one cell (never the object's) set to 0; the rest are free sc
 or a caption that tells only the class. Web data has no such labels.
 - Seeds: {scenes.CORPUS_SEED:,} and above. Chapters and tests keep below 900,000; the gate uses {GATE_SEED:,}.
 - Training: {steps:,} steps of {BATCH}, AdamW, OneCycle to {LEARNING_RATE}, gradients clipped at 1, one CPU thread. \
-`python -m vlws.models.pretrain` remakes it.
+`python -m backbones.clip_emoji` remakes it.
 - Licence: MIT, as the workspace; pictures and words it learned from are named in NOTICE.
 - Hash of the weights: `{weights_hash(model)}`
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from vlws import cli
+from vlws.lab import cli
 
 COMMANDS = ["list", "run", "sweep", "report", "claims", "claims publish", "runs", "data info", "data build", "doctor"]
 CLAIM = """chapter: "01"
@@ -113,7 +113,7 @@ def test_a_workspace_without_notebooks_is_refused(vlws, workspace, monkeypatch):
 
 def test_listing_loads_none_of_the_heavy_libraries(workspace):
     code = (
-        "import sys; sys.argv = ['vlws', 'list']; from vlws import cli\n"
+        "import sys; sys.argv = ['vlws', 'list']; from vlws.lab import cli\n"
         "try: cli.main()\n"
         "except SystemExit: pass\n"
         "print(*{'torch', 'numpy', 'pandas', 'nbconvert', 'papermill', 'duckdb', 'IPython'} & set(sys.modules))"

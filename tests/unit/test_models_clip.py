@@ -12,21 +12,23 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, BertConfig, BertModel, CLIPConfig, CLIPModel, CLIPProcessor
 
-from vlws.data import captions, emoji, pairs, scenes
+from backbones import clip_emoji as pretrain
+from vlws.data.emoji_world import captions, emoji, pairs, scenes
 from vlws.errors import InputError
-from vlws.models import load, pretrain, tiny
+from vlws.models import clip as clips
+from vlws.models import hub, tiny
 
 
 @pytest.fixture(scope="module")
 def clip():
-    return load.load_clip("clip-emoji", device="cpu")
+    return clips.load_clip("clip-emoji", device="cpu")
 
 
 @pytest.fixture(scope="module")
 def other_clip(tmp_path_factory):
     """A CLIP of random weights and another size everywhere: 48 px pictures, patches of 12, 24-d projection."""
     folder = tmp_path_factory.mktemp("other") / "clip"
-    processor = CLIPProcessor.from_pretrained(load.ASSETS / "clip-emoji")
+    processor = CLIPProcessor.from_pretrained(hub.ASSETS / "clip-emoji")
     processor.image_processor.size = {"shortest_edge": 48}
     processor.image_processor.crop_size = {"height": 48, "width": 48}
     config = CLIPConfig(
@@ -57,19 +59,19 @@ def other_clip(tmp_path_factory):
 
 
 def test_the_shipped_clip_is_small_half_precision_and_loads_as_float32_in_eval_mode(clip):
-    folder = load.ASSETS / "clip-emoji"
+    folder = hub.ASSETS / "clip-emoji"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 10e6
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float16"
     assert next(clip.model.parameters()).dtype == torch.float32
     assert not clip.model.training
     assert isinstance(AutoProcessor.from_pretrained(folder), CLIPProcessor)
-    assert not list(load.ASSETS.glob("*.part"))
+    assert not list(hub.ASSETS.glob("*.part"))
 
 
 def test_the_shipped_clip_passes_its_gate(clip):
     """Not the card's word: measured again on held-out pictures."""
     found = pairs.clutter_pairs(1000, 700_001)
-    right = load.embed_images(clip, found.images) @ pretrain.class_prompts(clip).T
+    right = clips.embed_images(clip, found.images) @ clips.zero_shot_weights(clip, captions.class_texts()).T
     assert (right.argmax(1) == found.classes).mean() >= pretrain.GATE
 
 
@@ -77,14 +79,14 @@ def test_the_shipped_clip_finds_emoji_by_name(clip):
     members = sorted(scenes.class_of())
     texts = [f"a photo of {captions.with_article(emoji.load().names[i])}" for i in members]
     found = pairs.clutter_pairs(500, 700_002)
-    scores = load.embed_images(clip, found.images) @ load.embed_texts(clip, texts).T
+    scores = clips.embed_images(clip, found.images) @ clips.embed_texts(clip, texts).T
     rank = (scores > np.take_along_axis(scores, np.searchsorted(members, found.emoji)[:, None], 1)).sum(1)
     assert (rank < 5).mean() > 0.7
 
 
 def test_the_card_is_of_these_weights(clip):
-    card = (load.ASSETS / "clip-emoji" / "README.md").read_text(encoding="utf-8")
-    assert f"`{load.weights_hash(clip.model)}`" in card
+    card = (hub.ASSETS / "clip-emoji" / "README.md").read_text(encoding="utf-8")
+    assert f"`{hub.weights_hash(clip.model)}`" in card
     gate = float(re.search(r"\| zero-shot class accuracy \| ([\d.]+) \|", card).group(1))
     assert gate >= pretrain.GATE
 
@@ -93,8 +95,8 @@ def test_text_is_pooled_at_the_end_token(clip):
     """eos_token_id == 2 would select CLIP's legacy pooling (largest id)."""
     config = clip.model.config.text_config
     assert config.eos_token_id == clip.processor.tokenizer.eos_token_id != 2
-    short = load.embed_texts(clip, ["a dog"])
-    padded = load.embed_texts(clip, ["a dog", "a photo of a very long caption of a dog on a patterned ground"])[:1]
+    short = clips.embed_texts(clip, ["a dog"])
+    padded = clips.embed_texts(clip, ["a dog", "a photo of a very long caption of a dog on a patterned ground"])[:1]
     np.testing.assert_allclose(short, padded, atol=1e-5)
 
 
@@ -105,49 +107,36 @@ def test_the_legacy_end_token_is_refused():
 
 def test_features_are_unit_rows_whatever_the_batch(clip):
     images = pairs.clutter_pairs(20, 1).images
-    a, b = load.embed_images(clip, images, batch=7), load.embed_images(clip, images, batch=64)
+    a, b = clips.embed_images(clip, images, batch=7), clips.embed_images(clip, images, batch=64)
     np.testing.assert_allclose(a, b, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(a, axis=1), 1, atol=1e-5)
     assert a.dtype == np.float32
     texts = ["a dog", "a bus", "a dog", "word " * 200]
-    t = load.embed_texts(clip, texts, batch=2)
+    t = clips.embed_texts(clip, texts, batch=2)
     np.testing.assert_allclose(t[0], t[2])
     np.testing.assert_allclose(np.linalg.norm(t, axis=1), 1, atol=1e-5)
-    assert load.embed_texts(clip, []).shape == load.embed_images(clip, images[:0]).shape == (0, a.shape[1])
+    assert clips.embed_texts(clip, []).shape == clips.embed_images(clip, images[:0]).shape == (0, a.shape[1])
 
 
 def test_arrays_of_the_right_size_skip_the_processor_and_come_out_the_same(clip):
     images = pairs.clutter_pairs(8, 2).images
-    ours = load.pixels(clip.processor, images, 32)
-    theirs = load.pixels(clip.processor, [Image.fromarray(image) for image in images], 32)
+    ours = clips.pixels(clip.processor, images, 32)
+    theirs = clips.pixels(clip.processor, [Image.fromarray(image) for image in images], 32)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_pictures_of_another_size_are_resized(clip):
     large = pairs.clutter_pairs(50, 3, size=64)
     small = pairs.clutter_pairs(50, 3, size=32)
-    similar = (load.embed_images(clip, large.images) * load.embed_images(clip, small.images)).sum(1)
+    similar = (clips.embed_images(clip, large.images) * clips.embed_images(clip, small.images)).sum(1)
     assert np.median(similar) > 0.8
 
 
 def test_a_clip_of_another_size_works_by_its_path(other_clip):
-    clip = load.load_clip(str(other_clip), device="cpu")
+    clip = clips.load_clip(str(other_clip), device="cpu")
     images = pairs.clutter_pairs(5, 4).images
-    assert load.embed_images(clip, images).shape == (5, 24)
-    assert load.embed_texts(clip, ["a dog", "many words " * 30]).shape == (2, 24)
-
-
-def test_features_are_cached_by_weights_and_pictures(clip, other_clip, tmp_path, monkeypatch):
-    monkeypatch.setenv("VLWS_CACHE", str(tmp_path))
-    images = pairs.clutter_pairs(6, 5).images
-    first = load.embed_images(clip, images, cache=True)
-    (kept,) = tmp_path.glob("features/*.npy")
-    np.testing.assert_array_equal(np.load(kept), first)
-    np.save(kept, first + 1)  # a second call reads the file
-    np.testing.assert_array_equal(load.embed_images(clip, images, cache=True), first + 1)
-    load.embed_images(clip, images[::-1].copy(), cache=True)
-    load.embed_images(load.load_clip(str(other_clip), device="cpu"), images, cache=True)
-    assert len(list(tmp_path.glob("features/*.npy"))) == 3
+    assert clips.embed_images(clip, images).shape == (5, 24)
+    assert clips.embed_texts(clip, ["a dog", "many words " * 30]).shape == (2, 24)
 
 
 def test_a_backbone_of_another_class_is_refused(tmp_path):
@@ -155,32 +144,32 @@ def test_a_backbone_of_another_class_is_refused(tmp_path):
         BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     ).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"is a BertModel; accepted here: CLIPModel, such as"):
-        load.load_clip(str(tmp_path))
+        clips.load_clip(str(tmp_path))
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"is no Hugging Face checkpoint: the folder has no config\.json"):
-        load.load_clip(str(tmp_path))
+        clips.load_clip(str(tmp_path))
 
 
 @pytest.mark.parametrize("gone", ["model.safetensors", "tokenizer.json"])
 def test_an_incomplete_checkpoint_is_refused(tmp_path, gone):
-    folder = shutil.copytree(load.ASSETS / "clip-emoji", tmp_path / "clip")
+    folder = shutil.copytree(hub.ASSETS / "clip-emoji", tmp_path / "clip")
     (folder / gone).unlink()
     with pytest.raises(InputError, match="holds no complete CLIP checkpoint"):
-        load.load_clip(str(folder))
+        clips.load_clip(str(folder))
 
 
 def test_an_unknown_name_lists_what_is_accepted():
     with pytest.raises(
         InputError, match=r"There is no backbone 'clip-emojis': accepted are a shipped name \(.*clip-emoji"
     ):
-        load.load_clip("clip-emojis")
+        clips.load_clip("clip-emojis")
 
 
 def hub_error(tmp_path, **env):
     """What a fresh process says of a hub id that it can not have."""
-    script = "from vlws.models.load import load_clip; load_clip('openai/clip-vit-base-patch32')"
+    script = "from vlws.models.clip import load_clip; load_clip('openai/clip-vit-base-patch32')"
     env = {"PATH": "", "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1", **env}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
@@ -207,8 +196,11 @@ def test_a_hub_id_in_the_cache_is_loaded_without_asking_the_hub(tmp_path):
     repo = tmp_path / "models--someone--clip"
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text(commit)
-    shutil.copytree(load.ASSETS / "clip-emoji", repo / "snapshots" / commit)
-    load_it = "from vlws.models.load import load_clip, locate; load_clip(name, 'cpu'); print(locate(name)[0])"
+    shutil.copytree(hub.ASSETS / "clip-emoji", repo / "snapshots" / commit)
+    load_it = (
+        "from vlws.models.clip import load_clip; from vlws.models.hub import locate; "
+        "load_clip(name, 'cpu'); print(locate(name)[0])"
+    )
     script = f"name = 'someone/clip'; {load_it}"
     env = {"PATH": "", "HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
@@ -217,10 +209,10 @@ def test_a_hub_id_in_the_cache_is_loaded_without_asking_the_hub(tmp_path):
 
 
 def test_devices():
-    assert load.resolve_device("cpu").type == "cpu"
-    assert load.resolve_device("auto").type in ("cpu", "cuda")
+    assert hub.resolve_device("cpu").type == "cpu"
+    assert hub.resolve_device("auto").type in ("cpu", "cuda")
     with pytest.raises(InputError, match="device='gpu': accepted are auto, cpu, cuda and cuda:0"):
-        load.resolve_device("gpu")
+        hub.resolve_device("gpu")
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="device='cuda', but this machine has no CUDA device"):
-            load.resolve_device("cuda")
+            hub.resolve_device("cuda")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from vlws.data import counterfactual as cf
-from vlws.models import pretrain_blip2 as p
+from backbones import blip2_emoji as p
+from vlws.data.emoji_world import counterfactual as cf
 from vlws.models.adapter import load_mllm
-from vlws.models.load import ASSETS
+from vlws.models.hub import ASSETS
 
 
 @pytest.fixture(scope="module")

@@ -24,12 +24,14 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from vlws import executors, paths
-from vlws.chapters import PRESETS, Chapter, chapter, chapters, preset_values, read_values
+from vlws import paths
 from vlws.errors import InputError
 from vlws.files import read_json, write_json
+from vlws.lab import executors
+from vlws.lab.chapters import PRESETS, Chapter, chapter, chapters, preset_values, read_values
 
 SCHEMA = 1
+PACKAGE = Path(__file__).resolve().parents[1]
 STATUS_OF_CODE = {0: "ok", 1: "failed"}  # any other exit code: dead
 
 
@@ -115,8 +117,8 @@ def _made_of(slug: str, code: tuple[str, ...], backbones: tuple[str, ...]) -> st
         h.update(module.encode())
         h.update(fingerprint.module_source(module))
         if module.count("."):
-            folders.add(Path(__file__).parents[1].joinpath(*module.split(".")[:2], "assets"))
-    models = Path(__file__).parent / "models" / "assets"
+            folders.add(PACKAGE.parent.joinpath(*module.split(".")[:-1], "assets"))
+    models = PACKAGE / "models" / "assets"
     if models in folders:  # of the shipped models, those that the chapter names
         folders = folders - {models} | {models / name for name in backbones}
     results = paths.reports() / "results" / slug
@@ -272,8 +274,8 @@ def execute(
     status, peak = None, 0.0
     with open(folder / "stderr.log", "wb") as stderr:
         child = subprocess.Popen(
-            [sys.executable, "-m", "vlws.notebook", str(folder / "job.json")],
-            stdin=subprocess.PIPE,  # its end tells the child to end: see vlws.notebook
+            [sys.executable, "-m", "vlws.lab.kernel", str(folder / "job.json")],
+            stdin=subprocess.PIPE,  # its end tells the child to end: see vlws.lab.kernel
             stdout=subprocess.PIPE,
             stderr=stderr,
             env=env,
@@ -417,7 +419,7 @@ def _rss_mb(pid: int) -> float:
 
 def _end(child: subprocess.Popen) -> None:
     """See that a child and all that it started are gone."""
-    from vlws import notebook
+    from vlws.lab import kernel as notebook
 
     child.stdin.close()
     try:
@@ -433,7 +435,7 @@ def _export(folder: Path) -> None:
     """notebook.html beside the notebook; a run is what it is without it."""
     if not (folder / "notebook.ipynb").is_file():
         return
-    from vlws import report
+    from vlws.lab import site as report
 
     try:
         report.export(folder / "notebook.ipynb", folder / "notebook.html")

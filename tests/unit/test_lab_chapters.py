@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlws import chapters
 from vlws.errors import InputError
+from vlws.lab import chapters
 
 CELL = """preset: str = "cpu"  # cpu, full or gpu
 seeds: int = 3  # how many
