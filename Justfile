@@ -11,11 +11,17 @@ stamp := home / ".vlws-installed"
 
 [private]
 default:
-    @just --list --unsorted
+    @{{ just_executable() }} --justfile {{ justfile() }} --list --unsorted
 
 # install into .venv what pyproject.toml names and constraints.txt pins (nothing to do where neither has changed)
 setup:
-    @test {{ stamp }} -nt pyproject.toml -a {{ stamp }} -nt constraints.txt || { echo "Setting up {{ home }}: some minutes, once." >&2 && { test -x {{ bin }}/pip || python3 -m venv {{ venv }}; } && {{ bin }}/pip install -q --disable-pip-version-check -c constraints.txt -e '.[lab,test]' && touch {{ stamp }}; }
+    #!/bin/sh
+    set -e
+    [ {{ stamp }} -nt pyproject.toml ] && [ {{ stamp }} -nt constraints.txt ] && exit 0
+    echo "Setting up {{ home }}: some minutes, once." >&2
+    [ -x {{ bin }}/pip ] || python3 -m venv {{ venv }}
+    {{ bin }}/pip install -q --disable-pip-version-check -c constraints.txt -e '.[lab,test]'
+    touch {{ stamp }}
 
 # open JupyterLab on the notebooks
 [group('explore')]
@@ -47,24 +53,32 @@ report *ARGS: setup
 claims *ARGS: setup
     @{{ bin }}/vlws claims {{ ARGS }}
 
-# lint and every test (`just test -k knn` for some)
+# lint, types and every test but nbval's (`just test -k knn` for some); each notebook runs once, at preset test
 [group('check')]
 test *ARGS: setup check
-    @{{ bin }}/pytest -n 2 --dist loadfile {{ ARGS }}
+    @{{ bin }}/pytest -n 2 --dist loadgroup -m "not literals" {{ ARGS }}
 
-# lint alone, seconds
+# execute every notebook at its own literals and compare texts and measured figures with what is committed
+[group('check')]
+nbval *ARGS: setup
+    @{{ bin }}/pytest -n 2 -m literals tests/notebooks/test_nbval.py {{ ARGS }}
+
+# lint and types alone, seconds
 [group('check')]
 check: setup
-    @{{ bin }}/ruff check . && {{ bin }}/ruff format --check .
+    @{{ bin }}/ruff check . && {{ bin }}/ruff format --check . && {{ bin }}/mypy
 
 # time the kernels against their peers in one run; keeps reports/results/08_kernels/bench.json
 [group('check')]
 bench *ARGS: setup
     @{{ bin }}/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]' && {{ bin }}/python kernels/bench/run.py {{ ARGS }}
 
-# retrain the shipped backbones
+# check and time every kernel on one GPU, in under 8 minutes; keeps reports/results/08_kernels/gpu.json
 [group('check')]
-backbones *ARGS: setup
-    @{{ bin }}/python -m backbones.clip_emoji {{ ARGS }}
-    @{{ bin }}/python -m backbones.blip2_emoji
-    @{{ bin }}/python -m backbones.llava_emoji
+gpu *ARGS: setup
+    @{{ bin }}/python kernels/bench/gpu.py {{ ARGS }}
+
+# retrain the shipped backbones (`just backbones blip2_emoji` for one)
+[group('check')]
+backbones *NAMES='clip_emoji llava_emoji blip2_emoji': setup
+    @for name in {{ NAMES }}; do {{ bin }}/python -m backbones.$name || exit 1; done

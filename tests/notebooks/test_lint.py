@@ -24,6 +24,7 @@ REGISTRY = sorted(paths.notebooks().glob("*.ipynb"))
 EVERYWHERE = {"preset": "str", "seeds": "int", "backbone": "str", "data": "str", "device": "str"}
 WITHOUT_EXPERIMENT = ("00", "08")  # of `EVERYWHERE` they keep only what they use
 MAX_BYTES = 1_500_000
+MAX_LINES = 40  # of a code cell: it does one thing
 MACHINE_PATH = re.compile(
     r"(?<![\w./:~$}-])/(?:home|root|tmp|work|Users|mnt|scratch)/[\w.-]|\b[A-Z]:\\(?:Users|Windows|Program|Temp|data)",
 )
@@ -43,6 +44,10 @@ def lint(path: Path) -> list[str]:
     declared, found = _parameters(path, code)
     problems += found + _presets(path, declared)
     problems += _outputs(code) + _claims(path, code)
+    for number, cell in enumerate(cells):
+        lines = len(_source(cell).splitlines())
+        if cell["cell_type"] == "code" and lines > MAX_LINES:
+            problems.append(f"cell {number} has {lines} lines; at most {MAX_LINES} are allowed")
     if path.stat().st_size > MAX_BYTES:
         problems.append(f"{path.stat().st_size / 1e6:.1f} MB; at most {MAX_BYTES / 1e6} MB are allowed")
     for number, cell in enumerate(cells):
@@ -257,6 +262,7 @@ def ignore_both(book):
 
 
 BROKEN = {
+    "a long cell": (lambda b: b.cells[2].update(source="print(3)\n" * 41), "cell 2 has 41 lines; at most 40"),
     "no metadata": (lambda b: b.metadata.pop("vlws"), "metadata.vlws is missing"),
     "no title": (lambda b: b.metadata["vlws"].pop("title"), "metadata.vlws.title is missing"),
     "empty summary": (lambda b: b.metadata["vlws"].update(summary=""), "metadata.vlws.summary is empty"),

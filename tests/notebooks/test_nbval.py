@@ -1,7 +1,9 @@
 """The pages that people read still hold: every notebook runs again, and what it prints is what stands in it.
 
-Two layers over the registry: nbval runs each notebook at its own literals with an empty cache and compares the text of
-its outputs; the runner then runs each with one parameter changed and must show that the change reached the kernel.
+Three layers over the registry. nbval runs each notebook at preset `test` and compares what does not hang on scale
+(texts without their numbers); the runner runs each with one parameter changed and must show that the change reached
+the kernel; and, as `just nbval`, nbval runs each at its own literals and compares texts and measured figures. All
+compute: their caches are empty at first.
 """
 
 import json
@@ -12,6 +14,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import nbval_plugin
 import pytest
 
 from vlws import paths
@@ -23,18 +26,30 @@ REGISTRY = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
 CHAPTERS = pytest.mark.parametrize("path", REGISTRY, ids=lambda path: path.stem)
 
 
-def nbval(path: Path, cache: Path, **env: str) -> subprocess.CompletedProcess[str]:
+def nbval(path: Path, cache: Path, sanitize: str = "sanitize.cfg", **env: str) -> subprocess.CompletedProcess[str]:
     """Run a notebook under nbval in a process of its own; experiments are cached in `cache` only."""
     flags = [
         "--nbval",
         "--nbval-current-env",
-        f"--nbval-sanitize-with={HERE / 'sanitize.cfg'}",
-        "--nbval-cell-timeout=600",
+        f"--nbval-sanitize-with={HERE / sanitize}",
+        "--nbval-cell-timeout=900",
     ]
     plain = ["-p", "nbval_plugin", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "--color=no", "-q"]
-    places = {"PYTHONPATH": str(HERE), "VLWS_CACHE": str(cache)}
+    places = {"PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-m", "pytest", *flags, *plain, str(path)]
-    return subprocess.run(command, env=os.environ | places | env, capture_output=True, text=True, check=False)
+    env = os.environ | places | {"VLWS_CACHE": str(cache)} | env
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+def at_preset(path: Path, preset: str, folder: Path) -> Path:
+    """A copy of a notebook whose parameters are a preset's, in a cell of their own as papermill writes it."""
+    one, book = chapters.chapter(path.stem), nbformat.read(path, 4)
+    values = chapters.preset_values(one, preset) | {"preset": preset}
+    source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
+    (at,) = [k for k, cell in enumerate(book.cells) if "parameters" in cell.metadata.get("tags", [])]
+    book.cells.insert(at + 1, nbformat.v4.new_code_cell(source, metadata={"tags": ["injected-parameters"]}))
+    nbformat.write(book, folder / path.name)
+    return folder / path.name
 
 
 # --- the registry -----------------------------------------------------------------------------------------------------
@@ -48,8 +63,17 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @CHAPTERS
-def test_what_stands_in_the_notebook_is_what_it_prints(path, cache):
-    result = nbval(path, cache)
+def test_every_cell_runs_at_preset_test(path, cache, tmp_path):
+    result = nbval(at_preset(path, "test", tmp_path), cache, sanitize="sanitize_scale.cfg")
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    cells = sum(cell.cell_type == "code" for cell in nbformat.read(path, 4).cells)
+    assert f"{cells + 1} passed" in result.stdout
+
+
+@pytest.mark.literals
+@CHAPTERS
+def test_what_stands_in_the_notebook_is_what_it_computes(path, tmp_path):
+    result = nbval(path, tmp_path, VLWS_COMPARE_FIGURES="1")
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
     cells = sum(cell.cell_type == "code" for cell in nbformat.read(path, 4).cells)
     assert f"{cells} passed" in result.stdout
@@ -58,20 +82,20 @@ def test_what_stands_in_the_notebook_is_what_it_prints(path, cache):
 @pytest.mark.slow
 @CHAPTERS
 def test_a_changed_parameter_reaches_the_notebook(path, cache, tmp_path):
-    change = cheaper(chapters.chapter(path.stem))
+    change = another(chapters.chapter(path.stem))
     if change is None:
         pytest.skip("this notebook has no number among its parameters")
-    check_changed_run(path.stem, *change, VLWS_CACHE=str(cache), VLWS_RUNS=str(tmp_path))
+    check_changed_run(path.stem, *change, "test", VLWS_CACHE=str(cache), VLWS_RUNS=str(tmp_path))
 
 
 def test_a_changed_parameter_reaches_a_small_notebook(workspace, tmp_path):
     places = {"VLWS_ROOT": str(workspace), "VLWS_CACHE": str(tmp_path / "cache"), "VLWS_RUNS": str(tmp_path / "runs")}
-    check_changed_run("04_cmg", *cheaper(chapters.chapter("04")), **places)
+    check_changed_run("04_cmg", "seeds", 1, "cpu", **places)
 
 
-def check_changed_run(slug: str, name: str, value: int | float, **env: str) -> None:
+def check_changed_run(slug: str, name: str, value: int | float, preset: str, **env: str) -> None:
     """Run a chapter with one parameter changed by the real command; record and notebook must show the change."""
-    command = [str(Path(sys.executable).with_name("vlws")), "run", slug, "-p", f"{name}={value}"]
+    command = [str(Path(sys.executable).with_name("vlws")), "run", slug, "--preset", preset, "-p", f"{name}={value}"]
     result = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-6000:]
     (file,) = Path(env["VLWS_RUNS"]).glob("*/*/run.json")
@@ -85,16 +109,17 @@ def check_changed_run(slug: str, name: str, value: int | float, **env: str) -> N
     assert (file.parent / "notebook.html").is_file()
 
 
-def cheaper(chapter: chapters.Chapter) -> tuple[str, int | float] | None:
-    """One parameter and a value that costs no more than its own: one seed, or half of the first number it accepts."""
-    if "seeds" in chapter.parameters:
-        return "seeds", 1
-    for parameter in chapter.parameters.values():
-        if parameter.type not in ("int", "float") or not parameter.default:
+def another(chapter: chapters.Chapter) -> tuple[str, int | float] | None:
+    """One parameter and a value that preset `test` does not give it: two seeds, or half of the first number."""
+    values = {name: parameter.default for name, parameter in chapter.parameters.items()}
+    values |= chapters.preset_values(chapter, "test")
+    for name in sorted(values, key=lambda name: name != "seeds"):
+        parameter, value = chapter.parameters[name], values[name]
+        if parameter.type not in ("int", "float") or not value:
             continue
-        half = parameter.default // 2 if parameter.type == "int" else parameter.default / 2
+        changed = 2 if name == "seeds" else value // 2 if parameter.type == "int" else value / 2
         try:
-            return parameter.name, parameter.read(half)
+            return name, parameter.read(changed)
         except InputError:
             continue
     return None
@@ -108,12 +133,12 @@ def chapter(workspace, tmp_path):
     """A small chapter that ran, and a way to change it and hold it against nbval."""
     path = workspace / "notebooks" / "04_cmg.ipynb"
 
-    def check(change=None) -> subprocess.CompletedProcess[str]:
+    def check(change=None, **options: str) -> subprocess.CompletedProcess[str]:
         if change:
             book = nbformat.read(path, 4)
             change(book)
             nbformat.write(book, path)
-        return nbval(path, tmp_path / "cache", VLWS_ROOT=str(workspace))
+        return nbval(path, tmp_path / "cache", VLWS_ROOT=str(workspace), **options)
 
     return check
 
@@ -150,3 +175,62 @@ def test_a_cell_that_raises_fails(chapter):
     result = chapter(lambda book: book.cells[1].update(source=book.cells[1].source + "\n1 / 0"))
     assert result.returncode == 1
     assert "ZeroDivisionError" in result.stdout
+
+
+# --- the tolerance of figures -----------------------------------------------------------------------------------------
+
+MEASURED = {"id": "04.C1", "value": 0.30, "low": 0.20, "high": 0.40}
+
+
+@pytest.mark.parametrize(
+    ("computed", "told"),
+    [
+        ({"value": 0.30}, ""),
+        ({"value": 0.39}, ""),
+        ({"value": 0.41}, "04.C1: 0.3 is committed, 0.41 was computed; the tolerance is 0.1"),
+        ({"value": None}, "04.C1: 0.3 is committed, None was computed"),
+    ],
+)
+def test_a_figure_may_move_within_its_own_interval(computed, told):
+    assert nbval_plugin.drift(MEASURED, MEASURED | computed) == told
+
+
+def test_without_an_interval_a_figure_must_be_the_same():
+    exact = MEASURED | {"low": None, "high": None}
+    assert nbval_plugin.drift(exact, exact | {"value": 0.30000001}) == ""
+    assert "the tolerance is 1e-06" in nbval_plugin.drift(exact, exact | {"value": 0.3001})
+
+
+def test_a_time_is_reported_and_not_compared():
+    assert nbval_plugin.drift(MEASURED | {"reported": "a time"}, MEASURED | {"value": 9.0}) == ""
+
+
+def test_a_gate_that_turns_and_a_measure_that_is_gone_are_told():
+    def outputs(passed, *measures):
+        gate = {"data": {nbval_plugin.GATE: {"name": "sees", "passed": passed}}}
+        return [gate, *({"data": {nbval_plugin.MEASURE: m}} for m in measures)]
+
+    told = list(filter(None, nbval_plugin.drifts(outputs(True, MEASURED), outputs(False))))
+    assert told == ["gate sees: passed was True and is False", "04.C1: is committed and was not computed"]
+    assert list(filter(None, nbval_plugin.drifts(outputs(True, MEASURED), outputs(True, MEASURED)))) == []
+
+
+def test_a_drifting_figure_fails_where_figures_are_compared(chapter):
+    def change(book):
+        for output in _outputs(book):
+            measure = output.get("data", {}).get(nbval_plugin.MEASURE)
+            if measure and measure["value"] is not None:
+                measure["value"] += 10 * (measure["high"] - measure["low"])
+
+    result = chapter(change, VLWS_COMPARE_FIGURES="1")
+    assert result.returncode == 1
+    assert "is committed" in result.stdout
+
+
+def test_texts_are_compared_without_their_numbers_at_another_scale(chapter):
+    def change(book):
+        for output in _outputs(book):
+            if output.get("name") == "stdout":
+                output.text = re.sub(r"(?<![\w.])\d+", "987", output.text)
+
+    assert chapter(change, sanitize="sanitize_scale.cfg").returncode == 0
