@@ -15,8 +15,6 @@ is started again computes only what is missing. A cell is known by what made it:
 refers to and of every module of vlws and vlws_kernels that it reaches; arm, seed, arguments by content; versions.
 """
 
-import io
-import json
 import os
 import random
 import re
@@ -30,10 +28,12 @@ from typing import Any
 
 import numpy as np
 
-from vlws import fingerprint, paths
+from vlws import fingerprint, paths, stats
+from vlws.cells import read_cell, seconds_of, write_cell
 from vlws.errors import InputError
-from vlws.files import write_atomically
 from vlws.fingerprint import digest
+
+ARMS_MIME = "application/vnd.vlws.arms+json"
 
 
 class CellFailed(RuntimeError):
@@ -42,11 +42,18 @@ class CellFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Grid:
-    """Results of a grid: `grid[arm][metric]` is "seed ..." in the order of `seeds`."""
+    """Results of a grid: `grid[arm][metric]` is "seed ..." in the order of `seeds`.
+
+    `seconds`: what its cells took to compute, summed, whether they were computed now or read. `code`: hash of the code
+    that computed them.
+    """
 
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
     cells: dict[tuple[str, int], dict[str, Any]]
+    name: str = ""
+    seconds: float = 0.0
+    code: str = ""
 
     def __getitem__(self, arm: str) -> "Arm":
         if arm not in self.arms:
@@ -60,7 +67,7 @@ class Grid:
         return self.cells[arm, seed]
 
     def table(self):
-        """A DataFrame with a row a cell: arm, seed, and every scalar that the cells returned."""
+        """A DataFrame with one row per cell: arm, seed, and every scalar that the cells returned."""
         import pandas as pd
 
         rows = [
@@ -70,6 +77,26 @@ class Grid:
             for seed in self.seeds
         ]
         return pd.DataFrame(rows)
+
+    def scalars(self) -> dict[str, dict[str, list[float]]]:
+        """arm -> metric -> a number per seed: scalars as they are, arrays of one shape by their mean."""
+        found: dict[str, dict[str, list[float]]] = {arm: {} for arm in self.arms}
+        for arm in self.arms:
+            cells = [self.cells[arm, seed] for seed in self.seeds]
+            for metric in cells[0]:
+                values = [np.asarray(cell.get(metric, np.array([]))) for cell in cells]
+                if all(v.size and v.dtype.kind in "biuf" for v in values):
+                    found[arm][metric] = [float(v.mean()) for v in values]
+        return found
+
+    def keep(self) -> None:
+        """Put every arm's numbers, per seed, into the notebook's output, from where a run keeps them as evidence."""
+        if "IPython" in sys.modules:
+            from IPython.display import publish_display_data
+
+            record = {"name": self.name, "seeds": list(self.seeds), "arms": self.scalars()}
+            record |= {"seconds": round(self.seconds, 1), "code": self.code}
+            publish_display_data({ARMS_MIME: record, "text/plain": f"{self.name}: {', '.join(self.arms)}"})
 
     def __repr__(self) -> str:
         metrics = sorted({metric for cell in self.cells.values() for metric in cell})
@@ -104,6 +131,7 @@ def grid(
     name: str,
     workers: int | None = None,
     code: Iterable[Any] = (),
+    by_seed: Mapping[str, Mapping[int, Any]] | None = None,
     **shared: Any,
 ) -> Grid:
     """Run `fn(arm, seed, **shared)` for every arm and seed that the cache does not hold, in parallel processes.
@@ -115,6 +143,8 @@ def grid(
     workers: processes; by default $VLWS_WORKERS or all cores. Large numpy arrays among the arguments are shared with
     them through memory maps (copied on write), so give data as arguments rather than as globals.
     code: further functions or modules whose source decides whether a cached cell is still good.
+    by_seed: argument -> seed -> value. A cell gets its own seed's value alone, and is known by that alone: with more
+    seeds, or others, only the new cells are computed.
 
     Raises InputError for no arms, seeds below 1, an unusable name; CellFailed where a cell raised, after all others
     have finished (where the cell raised an InputError, that). Interrupted or killed, it loses at most the cells in
@@ -132,21 +162,23 @@ def grid(
         raise InputError(f"workers is {workers}; it must be at least 1.")
 
     folder = paths.cache() / "experiment" / name
-    arguments = [*shared.values(), *(value for extra in kwargs_of.values() for value in extra.values())]
-    code_key = fingerprint.code(fn, [*code, *arguments])
+    own = _of_each_seed(name, by_seed or {}, seed_list)
+    given = [*shared.values(), *(value for extra in kwargs_of.values() for value in extra.values())]
+    code_key = fingerprint.code(fn, [*code, *given, *own[seed_list[0]].values()])
     shared_keys = {key: digest(value) for key, value in shared.items()}
-    keys = {}
-    for arm, extra in kwargs_of.items():
-        given = shared_keys | {key: digest(value) for key, value in extra.items()}
-        for seed in seed_list:
-            keys[arm, seed] = digest([code_key, arm, seed, given])[:20]
+    own_keys = {seed: {key: digest(value) for key, value in values.items()} for seed, values in own.items()}
+    arm_keys = {arm: {key: digest(value) for key, value in extra.items()} for arm, extra in kwargs_of.items()}
+    keys = {
+        (arm, seed): digest([code_key, arm, seed, shared_keys | own_keys[seed] | arm_keys[arm]])[:20]
+        for arm in kwargs_of
+        for seed in seed_list
+    }
     missing = [
         (arm, seed) for seed in seed_list for arm in kwargs_of if not (folder / f"{keys[arm, seed]}.json").exists()
     ]
-
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
-        jobs = [(fn, arm, seed, shared | kwargs_of[arm], folder / keys[arm, seed]) for arm, seed in missing]
+        jobs = [(fn, arm, seed, shared | own[seed] | kwargs_of[arm], folder / keys[arm, seed]) for arm, seed in missing]
         failures = _run(jobs, min(workers, len(jobs)), total=len(keys), name=name)
         print(
             f"{name}: {len(missing) - len(failures)} of {len(keys)} cells computed, in {_shown(folder)}",
@@ -154,7 +186,53 @@ def grid(
         )
         if failures:
             _raise(failures)
-    return Grid(tuple(kwargs_of), seed_list, {cell: _read(folder / key) for cell, key in keys.items()})
+    stems = {cell: folder / key for cell, key in keys.items()}
+    seconds = sum(seconds_of(stem) for stem in stems.values())
+    cells = {cell: read_cell(stem) for cell, stem in stems.items()}
+    return Grid(tuple(kwargs_of), seed_list, cells, name, seconds, code_key[:16])
+
+
+def _of_each_seed(name: str, by_seed: Mapping[str, Mapping[int, Any]], seeds: tuple[int, ...]) -> dict[int, dict]:
+    """seed -> argument -> value."""
+    for key, values in by_seed.items():
+        if lacking := [seed for seed in seeds if seed not in values]:
+            raise InputError(
+                f"grid {name!r}: by_seed[{key!r}] has no value for seed {lacking[0]}; it has {sorted(values)}."
+            )
+    return {seed: {key: values[seed] for key, values in by_seed.items()} for seed in seeds}
+
+
+def bootstrap(
+    results: Grid,
+    metric: str,
+    statistic: Callable[..., float] = np.mean,
+    *,
+    arms: Iterable[str] | None = None,
+    labels: np.ndarray | None = None,
+    n: int = 300,
+) -> dict[str, np.ndarray]:
+    """arm -> "1+n seed": a statistic of each seed's items, then of n resamples of them (`stats.replicates`).
+
+    The k-th seed's items are resampled alike in every arm, so a difference of two arms is paired, item by item.
+
+    Args:
+        metric: a metric "item" of the cells.
+        statistic: `statistic(items)`, or `statistic(labels, items)` where labels are given.
+        arms: which; all that have the metric unless given.
+        labels: "item", the same for all seeds, such as those of an AUROC; their classes keep their sizes.
+    """
+    chosen = [arm for arm in results.arms if metric in results.cells[arm, results.seeds[0]]] if arms is None else arms
+    first = () if labels is None else (labels,)
+    return {
+        arm: np.stack(
+            [
+                stats.replicates(statistic, *first, np.asarray(items, dtype=float), n=n, seed=k, strata=labels)
+                for k, items in enumerate(results[arm][metric])
+            ],
+            axis=1,
+        )
+        for arm in chosen
+    }
 
 
 def _checked_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
@@ -213,7 +291,7 @@ def _cell(fn: Callable, arm: str, seed: int, arguments: dict, stem: Path) -> tup
     torch.manual_seed(seed)
     began = time.perf_counter()
     try:
-        _write(stem, fn(arm, seed, **arguments), arm, seed, began)
+        write_cell(stem, fn(arm, seed, **arguments), arm, seed, began)
     except Exception as error:
         kept = (
             InputError(str(error))
@@ -232,47 +310,6 @@ def _raise(failures: list[tuple[str, int, BaseException, str]]) -> None:
     if isinstance(error, InputError):
         raise error
     raise CellFailed(f"arm {arm!r}, seed {seed}: {error}{others}\n\n{trace}")
-
-
-# --- the cache --------------------------------------------------------------------------------------------------------
-
-
-def _write(stem: Path, result: Any, arm: str, seed: int, began: float) -> None:
-    """Arrays to stem.npz, then all else to stem.json, each whole or not at all; the JSON says that the cell is done."""
-    if not isinstance(result, Mapping):
-        raise TypeError(f"the cell returned {type(result).__name__}; it must return a dict")
-    scalars: dict[str, Any] = {}
-    arrays: dict[str, np.ndarray] = {}
-    for metric, value in result.items():
-        if hasattr(value, "detach"):
-            value = value.detach().cpu().numpy()
-        try:
-            array = np.asarray(value)
-        except ValueError:  # a ragged list
-            array = np.asarray(None)
-        if array.dtype.kind not in "biufcSU" or not isinstance(metric, str):
-            raise TypeError(f"metric {metric!r} is {str(value)[:80]}; numbers, texts and arrays of them are kept")
-        if array.ndim == 0 and array.dtype.kind in "biufU":
-            scalars[metric] = array.item()
-        else:
-            arrays[metric] = array
-    if arrays:
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        write_atomically(stem.with_suffix(".npz"), buffer.getvalue())
-    made = {"arm": arm, "seed": seed, "seconds": round(time.perf_counter() - began, 3)}
-    order = list(result)
-    text = json.dumps({"made": made, "order": order, "scalars": scalars, "arrays": sorted(arrays)}, indent=1)
-    write_atomically(stem.with_suffix(".json"), text.encode())
-
-
-def _read(stem: Path) -> dict[str, Any]:
-    record = json.loads(stem.with_suffix(".json").read_text())
-    values = dict(record["scalars"])
-    if record["arrays"]:
-        with np.load(stem.with_suffix(".npz")) as stored:
-            values |= {metric: stored[metric] for metric in record["arrays"]}
-    return {metric: values[metric] for metric in record["order"]}
 
 
 def _shown(folder: Path) -> str:

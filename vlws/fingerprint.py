@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 OURS = ("vlws", "vlws_kernels")  # packages whose modules count as code
-VERSIONS = ("torch", "numpy", "transformers", "scikit-learn")
+VERSIONS = ("torch", "numpy", "transformers", "scikit-learn", "peft", "pykeops", "keopscore")
 
 
 def digest(value: Any) -> str:
@@ -37,6 +37,15 @@ def digest(value: Any) -> str:
 
 def _feed(h: Any, value: Any) -> None:
     h.update(f"{type(value).__module__}.{type(value).__qualname__}:".encode())
+    if not (_feed_plain(h, value) or _feed_container(h, value) or _feed_code(h, value) or _feed_torch(h, value)):
+        import joblib
+
+        h.update(joblib.hash(value).encode())
+    h.update(b";")
+
+
+def _feed_plain(h: Any, value: Any) -> bool:
+    """Numbers, texts, bytes, arrays; False where the value is none of them."""
     if value is None or isinstance(value, bool | int | float | complex | str | Path | np.generic):
         h.update(str(value).encode() if isinstance(value, str | Path) else repr(value).encode())
     elif isinstance(value, bytes | bytearray):
@@ -44,7 +53,13 @@ def _feed(h: Any, value: Any) -> None:
     elif isinstance(value, np.ndarray) and value.dtype != object:
         h.update(f"{value.dtype.str}{value.shape}".encode())
         h.update(np.ascontiguousarray(value).tobytes())
-    elif isinstance(value, Mapping):
+    else:
+        return False
+    return True
+
+
+def _feed_container(h: Any, value: Any) -> bool:
+    if isinstance(value, Mapping):
         for key in sorted(value, key=repr):
             _feed(h, key)
             _feed(h, value[key])
@@ -54,7 +69,14 @@ def _feed(h: Any, value: Any) -> None:
     elif isinstance(value, list | tuple | range):
         for part in value:
             _feed(h, part)
-    elif isinstance(value, types.ModuleType):
+    else:
+        return False
+    return True
+
+
+def _feed_code(h: Any, value: Any) -> bool:
+    """Modules, functions and classes by their source; dataclasses by their fields."""
+    if isinstance(value, types.ModuleType):
         h.update(module_source(value.__name__))
     elif isinstance(value, types.FunctionType | types.MethodType | type):
         h.update(_source(value).encode())
@@ -62,20 +84,25 @@ def _feed(h: Any, value: Any) -> None:
         for part in fields(value):
             _feed(h, part.name)
             _feed(h, getattr(value, part.name))
-    elif hasattr(value, "state_dict") and hasattr(value, "parameters"):
+    else:
+        return False
+    return True
+
+
+def _feed_torch(h: Any, value: Any) -> bool:
+    """Modules of torch by class and state, tensors by dtype, shape and bytes."""
+    if hasattr(value, "state_dict") and hasattr(value, "parameters"):
         h.update(f"{value!r}{getattr(value, 'config', '')}".encode())
         _feed(h, dict(value.state_dict()))
     elif hasattr(value, "detach") and hasattr(value, "untyped_storage"):
-        tensor = value.detach().cpu().contiguous()
-        h.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         import torch
 
+        tensor = value.detach().cpu().contiguous()
+        h.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         h.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     else:
-        import joblib
-
-        h.update(joblib.hash(value).encode())
-    h.update(b";")
+        return False
+    return True
 
 
 def code(fn: Callable, parts: Iterable[Any] = ()) -> str:
@@ -106,6 +133,14 @@ def _collect(part: Any, seen: dict[str, str], modules: set[str]) -> None:
         return
     seen[name] = source = _source(part)
     modules.update(imported(source))
+    _collect_names(part, source, seen, modules)
+    if isinstance(part, types.FunctionType):
+        seen[f"{name}:defaults"] = digest([part.__defaults__, part.__kwdefaults__])
+
+
+def _collect_names(part: Any, source: str, seen: dict[str, str], modules: set[str]) -> None:
+    """What the names in a function or class of a notebook stand for: modules, further code, values."""
+    module, name = part.__module__, f"{part.__module__}.{part.__qualname__}"
     scope = part.__globals__ if isinstance(part, types.FunctionType) else vars(sys.modules[module])
     nonlocals = inspect.getclosurevars(part).nonlocals if isinstance(part, types.FunctionType) else {}
     for used in sorted(_names(part, source)):
@@ -118,8 +153,6 @@ def _collect(part: Any, seen: dict[str, str], modules: set[str]) -> None:
                 _collect(value, seen, modules)
         elif value is not None and not isinstance(value, types.BuiltinFunctionType):
             seen[f"{name}:{used}"] = digest(value)
-    if isinstance(part, types.FunctionType):
-        seen[f"{name}:defaults"] = digest([part.__defaults__, part.__kwdefaults__])
 
 
 def _source(part: Any) -> str:

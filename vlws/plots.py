@@ -19,31 +19,19 @@ BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#7A7A7A"
 
-# A role has one colour: the method is blue, its parts green and orange, the baseline grey, the oracle black, what the
-# paper reports purple. An arm that stands in no row takes a colour from its name, the same in every chapter.
-ROLES: dict[str, tuple[str, ...]] = {
-    BLUE: (
-        "method",
-        "full",
-        "both",
-        "cmg",
-        "sugar",
-        "unike",
-        "morph tokens",
-        "control retriever",
-        "cheetor",
-        "summer",
-        "keops",
-    ),
-    GREY: ("baseline", "image only", "ssd", "none", "chance", "reference"),
-    GREEN: ("cmer",),
-    ORANGE: ("cmle", "torch"),
-    VERMILION: ("tslearn", "sklearn", "scikit-learn", "random cell"),
-    SKY: ("shuffled captions", "aeon"),
-    PURPLE: ("paper", "image clusters", "dtaidistance"),
-    BLACK: ("oracle", "oracle cell"),
+# A role has one colour in every chapter. A chapter says which of its arms plays which role (`set_roles`); an arm
+# without a role takes a colour from its name, the same wherever the name appears.
+ROLES = {
+    "method": BLUE,
+    "baseline": GREY,
+    "part": GREEN,  # a part of the method by itself
+    "other part": ORANGE,
+    "rival": VERMILION,
+    "control": SKY,
+    "ablation": PURPLE,
+    "oracle": BLACK,
+    "paper": PURPLE,
 }
-ARMS = {arm: colour for colour, arms in ROLES.items() for arm in arms}
 HUES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
 
 
@@ -87,13 +75,26 @@ def use_style() -> None:
     )
 
 
+_role_of: dict[str, str] = {}  # arm -> role, of this process's chapter
+
+
+def set_roles(arms: Mapping[str, str]) -> None:
+    """Say which role (one of ROLES) each arm of a chapter plays; call it once, beside `use_style`."""
+    for arm, role in arms.items():
+        if role not in ROLES:
+            raise InputError(f"set_roles() gives {arm!r} the role {role!r}; the roles are {', '.join(ROLES)}.")
+    _role_of.update({_spelt(arm): role for arm, role in arms.items()})
+
+
 def color(arm: str) -> str:
-    """The colour of an arm as `#rrggbb`, the same wherever its name (case, `_` and `-` aside) appears."""
-    name = arm.strip().casefold()
-    for spelling in (name, name.replace("_", " "), name.replace("_", " ").replace("-", " ")):
-        if spelling in ARMS:
-            return ARMS[spelling]
-    return HUES[zlib.crc32(name.replace("_", " ").replace("-", " ").encode()) % len(HUES)]
+    """The colour of an arm or a role as `#rrggbb`; case, `_` and `-` in its name do not matter."""
+    name = _spelt(arm)
+    role = _role_of.get(name, name)
+    return ROLES[role] if role in ROLES else HUES[zlib.crc32(name.encode()) % len(HUES)]
+
+
+def _spelt(arm: str) -> str:
+    return arm.strip().casefold().replace("_", " ").replace("-", " ")
 
 
 def forest(
@@ -105,7 +106,7 @@ def forest(
     decimals: int = 3,
     ax: Axes | None = None,
 ) -> Axes:
-    """Dots with intervals, one row a name, first row on top; the figures stand at the right.
+    """Dots with intervals, one row per name, first row on top; the figures stand at the right.
 
     rows: name -> (value, low, high), low <= value <= high in the metric's own unit. threshold: a dashed line, such as
     the value that a claim must beat. Raises InputError on no rows and on an interval that is upside down or not finite.
@@ -143,10 +144,10 @@ def show_images(
     inches: float = 0.9,
     limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """A strip of pictures, `columns` a row, with small titles underneath.
+    """A strip of pictures, `columns` per row, with small titles underneath.
 
     images: "n h w c" or "n h w" (a list may mix sizes), uint8 in 0..255 or float in 0..1; "h w" is drawn with the
-    colour map, over `limits` when given. titles: one a picture, or none. Raises InputError when their numbers differ.
+    colour map, over `limits` when given. titles: one per picture, or none. Raises InputError when their numbers differ.
     """
     if len(images) == 0:
         raise InputError("show_images() was given no images.")

@@ -69,6 +69,71 @@ def test_a_finished_cell_is_read_not_run(tmp_path, capfd):
     assert "4 of 6 cells computed, in .cache/experiment/t" in capfd.readouterr().err
 
 
+def add(arm, seed, *, mine, offset=0.0, log=None):
+    if log is not None:
+        with open(log, "a") as trace:
+            trace.write(f"{arm} {seed}\n")
+    return {"sum": mine.sum() + offset, "items": mine > 1, "label": "x"}
+
+
+def test_another_number_of_seeds_computes_only_the_new_cells(tmp_path):
+    log, pictures = tmp_path / "log", {seed: np.arange(4.0) + seed for seed in range(4)}
+    arms = {"a": {}, "b": {"offset": 1.0}}
+
+    def run(seeds, given):
+        return experiment.grid(add, arms, seeds, name="t", workers=1, by_seed={"mine": given}, log=log)
+
+    assert run(2, pictures)["b"]["sum"].tolist() == [7, 11]
+    assert run(4, pictures)["a"]["sum"].tolist() == [6, 10, 14, 18]
+    assert len(log.read_text().splitlines()) == 8
+    run(4, pictures | {3: np.zeros(4)})  # one seed's pictures changed: its cells alone are computed
+    assert log.read_text().splitlines()[8:] == ["a 3", "b 3"]
+    with pytest.raises(InputError, match=r"by_seed\['mine'\] has no value for seed 4; it has \[0, 1, 2, 3\]"):
+        run(5, pictures)
+
+
+def test_seconds_are_those_of_the_cells_also_when_they_are_read(tmp_path):
+    first = experiment.grid(draw, ["a"], 2, name="t", workers=1)
+    again = experiment.grid(draw, ["a"], 2, name="t", workers=1)
+    made = [experiment.seconds_of(path.with_suffix("")) for path in (tmp_path / ".cache/experiment/t").glob("*.json")]
+    assert first.seconds == again.seconds == pytest.approx(sum(made))
+    assert first.code == again.code
+    assert len(first.code) == 16
+
+
+def test_kept_numbers_are_per_arm_and_seed():
+    cells = {
+        (arm, seed): {"x": seed + 0.5, "items": np.array([True, False]), "t": "text"} for arm in "ab" for seed in (0, 1)
+    }
+    cells["b", 1] |= {"items": np.array([True])}
+    grid = experiment.Grid(("a", "b"), (0, 1), cells)
+    assert grid.scalars() == {
+        "a": {"x": [0.5, 1.5], "items": [0.5, 0.5]},
+        "b": {"x": [0.5, 1.5], "items": [0.5, 1.0]},
+    }
+
+
+def test_bootstrap_pairs_arms_by_seed():
+    rng = np.random.default_rng(0)
+    items = {seed: rng.normal(size=50) for seed in (0, 1, 2)}
+    cells = {("a", s): {"score": items[s]} for s in items} | {("b", s): {"score": items[s] + 1} for s in items}
+    cells |= {("c", s): {"other": items[s]} for s in items}
+    found = experiment.bootstrap(experiment.Grid(("a", "b", "c"), (0, 1, 2), cells), "score", n=40)
+    assert found.keys() == {"a", "b"}
+    assert found["a"].shape == (41, 3)
+    np.testing.assert_allclose(found["b"] - found["a"], 1.0)
+    np.testing.assert_allclose(found["a"][0], [v.mean() for v in items.values()])
+
+
+def test_bootstrap_takes_labels_and_keeps_their_classes():
+    from sklearn.metrics import roc_auc_score
+
+    labels = np.array([0, 0, 0, 1])
+    cells = {("a", s): {"score": np.array([0.1, 0.2, 0.3, 0.25])} for s in (0, 1)}
+    found = experiment.bootstrap(experiment.Grid(("a",), (0, 1), cells), "score", roc_auc_score, labels=labels, n=20)
+    assert found["a"][0].tolist() == pytest.approx([2 / 3, 2 / 3])
+
+
 def test_arms_may_carry_arguments(tmp_path):
     grid = experiment.grid(draw, {"small": {}, "large": {"scale": 100.0}}, 2, name="t", workers=1)
     np.testing.assert_allclose(grid["large"]["values"], 100 * grid["small"]["values"], rtol=1e-6)

@@ -21,10 +21,24 @@ def _close():
     plt.close("all")
 
 
-def test_an_arm_has_one_colour_however_it_is_spelt():
-    assert plots.color("CMG") == plots.color(" cmg ") == plots.BLUE
-    assert plots.color("image_only") == plots.color("Image only") == plots.GREY
-    assert plots.color("a new arm") == plots.color("A-new_arm")  # not in the table: from the name, the same each time
+@pytest.fixture
+def roles(monkeypatch):
+    monkeypatch.setattr(plots, "_role_of", {})
+    plots.set_roles({"CMG": "method", "image only": "baseline"})
+
+
+def test_an_arm_has_the_colour_of_its_role_however_it_is_spelt(roles):
+    assert plots.color("CMG") == plots.color(" cmg ") == plots.color("method") == plots.BLUE
+    assert plots.color("image_only") == plots.color("Image-only") == plots.GREY
+
+
+def test_an_arm_without_a_role_has_one_colour():
+    assert plots.color("a new arm") == plots.color("A-new_arm")
+
+
+def test_an_unknown_role_is_refused():
+    with pytest.raises(InputError, match="gives 'CMG' the role 'best'; the roles are method, baseline"):
+        plots.set_roles({"CMG": "best"})
 
 
 def test_every_colour_stands_out_from_the_white_ground():
@@ -33,12 +47,8 @@ def test_every_colour_stands_out_from_the_white_ground():
         linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
         return float(linear @ [0.2126, 0.7152, 0.0722])
 
-    for colour in {*plots.ROLES, *plots.HUES}:
+    for colour in {*plots.ROLES.values(), *plots.HUES}:
         assert 1.05 / (luminance(colour) + 0.05) > 2, f"{colour} is too pale for a line on white"
-
-
-def test_no_arm_stands_in_two_roles():
-    assert len(plots.ARMS) == sum(len(arms) for arms in plots.ROLES.values())
 
 
 def test_forest_draws_each_interval_and_its_figures():

@@ -1,0 +1,142 @@
+"""From what was measured to a verdict: pure functions of a measure as a dict (`claims.Measure.to_dict`).
+
+A page, a table or a committed result is audited with `recompute`, which reads values, gates and thresholds alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from vlws import display, stats
+from vlws.display import count, number
+
+SUPPORTED, OPPOSED, UNDECIDED, NOT_AT_THIS_SCALE = "supported", "opposed", "undecided", "not at this scale"
+BY_CONSTRUCTION, REPORTED = "by construction", "reported"
+VERDICTS = {  # verdict -> (sign, background); white text on each has a contrast above 4.5
+    SUPPORTED: ("✓", "#1a7f4b"),
+    OPPOSED: ("✗", "#b3261e"),
+    UNDECIDED: ("?", "#8a5a00"),
+    NOT_AT_THIS_SCALE: ("–", "#5f6368"),
+    BY_CONSTRUCTION: ("=", "#4a5a78"),
+    REPORTED: ("·", "#5f6368"),
+}
+JUDGED = (SUPPORTED, OPPOSED, UNDECIDED)  # what a correction for many claims is made over
+
+
+def recompute(measure: Mapping[str, Any]) -> dict[str, Any]:
+    """value, low, high, p, verdict and why of a measure, from its values and what it is held against alone.
+
+    `measure`: a dict as `Measure.to_dict` gives it; what is recomputed is not read. A page, a table or a committed
+    result can be audited with it.
+    """
+    found: dict[str, Any] = dict.fromkeys(("value", "low", "high", "p"))
+    if measure.get("values"):
+        values = np.asarray(measure["values"])
+        if measure.get("replicates"):
+            values = np.concatenate([values[None], np.asarray(measure["replicates"])])
+        estimate = stats.estimate(
+            values,
+            shared_items=bool(measure.get("shared_items")),
+            bounds=measure.get("bounds"),
+            items=measure.get("items"),
+            item_se=measure.get("item_se"),
+        )
+        found = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+        found["p"] = estimate.p_value(_nearest_edge(measure, estimate.value))
+    word, why = verdict(measure, found["low"], found["high"])
+    return found | {"verdict": word, "why": why}
+
+
+def _nearest_edge(claim: Mapping[str, Any], value: float) -> float:
+    """The threshold, or the edge of the tolerated band that is nearest to the value."""
+    if claim["direction"] != "within":
+        return claim["threshold"]
+    return min((claim["threshold"] + s * claim["tolerance"] for s in (-1, 1)), key=lambda edge: abs(edge - value))
+
+
+def verdict(claim: Mapping[str, Any], low: float | None, high: float | None) -> tuple[str, str]:
+    """The verdict and its reason in words, of a measure as a dict and its interval.
+
+    "not at this scale" where a need or a gate is not met, or one seed gives no interval; "by construction" and
+    "reported" where the claims file says so; else the whole interval decides: on the claim's side of the threshold
+    (supported), on the other side (opposed), across it (undecided).
+    """
+    n_seeds, per = claim["n_seeds"], claim.get("per", "seed")
+    wanted = max(2, (claim.get("needs") or {}).get("seeds", 2))
+    if claim.get("unmet"):
+        return NOT_AT_THIS_SCALE, claim["unmet"]
+    if claim.get("reported"):
+        return REPORTED, claim["reported"]
+    if n_seeds < wanted:
+        return NOT_AT_THIS_SCALE, f"{count(n_seeds, per)}, the claim needs {wanted}"
+    if claim.get("by_construction"):
+        return BY_CONSTRUCTION, claim["by_construction"]
+    if low is None or high is None:
+        return UNDECIDED, f"all {count(n_seeds, per)} gave the same value: no noise was seen, so there is no interval"
+    word = _side(claim, low, high)
+    relation = {SUPPORTED: "is", OPPOSED: "is not", UNDECIDED: "is partly"}[word]
+    same = len(set(claim.get("values") or ())) == 1 and n_seeds > 1
+    note = f"; all {count(n_seeds, per)} gave the same value, the width is that of the items" if same else ""
+    return word, f"the interval [{number(low)}, {number(high)}] {relation} {criterion(claim)}{note}"
+
+
+def _side(claim: Mapping[str, Any], low: float, high: float) -> str:
+    threshold = claim["threshold"]
+    if claim["direction"] == "within":
+        bottom, top = threshold - claim["tolerance"], threshold + claim["tolerance"]
+        inside, outside = bottom <= low and high <= top, high < bottom or low > top
+    elif claim["direction"] == "greater":
+        inside, outside = low > threshold, high < threshold
+    else:
+        inside, outside = high < threshold, low > threshold
+    return SUPPORTED if inside else OPPOSED if outside else UNDECIDED
+
+
+def holm_verdicts(measures: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """id -> verdict after Holm's correction over the judged claims of a chapter, at a family-wise level of 5 %.
+
+    A verdict that does not survive the correction becomes undecided; those that are not judged stay as they are.
+    """
+    judged = [m for m in measures if m["verdict"] in JUDGED and m.get("p") is not None]
+    kept = stats.holm([m["p"] for m in judged])
+    lost = {m["id"] for m, keep in zip(judged, kept, strict=True) if not keep}
+    return {m["id"]: UNDECIDED if m["id"] in lost else m["verdict"] for m in measures}
+
+
+def criterion(claim: Any) -> str:
+    """What the interval must be, in words: "above 0.05", "below 0.02", "within 0.40 ± 0.03" (a dict or a Claim)."""
+    given = claim if isinstance(claim, Mapping) else asdict(claim)
+    if given["direction"] == "within":
+        return f"within {number(given['threshold'])} ± {number(given['tolerance'])}"
+    return f"{'above' if given['direction'] == 'greater' else 'below'} {number(given['threshold'])}"
+
+
+def gate_passed(gate: Mapping[str, Any]) -> bool:
+    """Whether a gate's value is on the right side of its threshold."""
+    above = gate["direction"] == "greater"
+    return bool(gate["value"] >= gate["threshold"] if above else gate["value"] <= gate["threshold"])
+
+
+def gate_reason(gate: Mapping[str, Any]) -> str:
+    """ "0.62, needed at least 0.90"."""
+    bound = "at least" if gate["direction"] == "greater" else "at most"
+    return f"{number(gate['value'])}, needed {bound} {number(gate['threshold'])}"
+
+
+# --- how they look ----------------------------------------------------------------------------------------------------
+
+
+def badge(word: str, label: str = "") -> str:
+    """A verdict as a coloured label, which says `label` where that is given."""
+    return display.badge(label or word, *VERDICTS.get(word, ("·", "#5f6368")))
+
+
+def strip(m: Any) -> str:
+    """The interval of a measure (a dict or anything with its fields) against its threshold or band."""
+    given = m if isinstance(m, Mapping) else vars(m)
+    goal, band = given["threshold"], given["tolerance"] or 0.0
+    label = f"{number(given['value'])} [{number(given['low'])}, {number(given['high'])}] against {criterion(given)}"
+    colour = VERDICTS.get(given["verdict"], ("·", "#5f6368"))[1]
+    return display.strip(given["low"], given["value"], given["high"], (goal - band, goal + band), label, colour)
