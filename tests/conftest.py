@@ -154,9 +154,9 @@ def workspace_source(tmp_path_factory) -> Path:
         shutil.copy(root / "notebooks" / f"{record['slug']}.ipynb", folder / "notebook.ipynb")
     kept = root / "reports" / "results" / "04_cmg"
     kept.mkdir(parents=True)
-    from vlws.lab import runner as runs
+    from vlws.lab.records import collect_measures
 
-    shown = runs.collect_measures(nbformat.read(root / "notebooks" / "04_cmg.ipynb", 4))
+    shown = collect_measures(nbformat.read(root / "notebooks" / "04_cmg.ipynb", 4))
     measures = [m | {"preset": "full", "n_seeds": 5} for m in shown]
     record = _record("04_cmg", "20261119T100000", "ok", preset="full", wall_s=4000.0)
     (kept / "full.json").write_text(json.dumps({"run": record, "measures": measures}))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vlws import display, paths
+from vlws import display, mime, paths
 from vlws.claims_file import Claim, Gate, load
 from vlws.display import Shown, count, escape, muted, number
 from vlws.errors import InputError
@@ -30,9 +30,6 @@ from vlws.verdicts import (
     recompute,
     strip,
 )
-
-MIME = "application/vnd.vlws.measure+json"
-GATE_MIME = "application/vnd.vlws.gate+json"
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ class Measure:
 
     def show(self) -> None:
         """Display the measure in a notebook; elsewhere nothing happens."""
-        _publish({MIME: self.to_dict(), "text/html": self._repr_html_(), "text/plain": repr(self)})
+        _publish({mime.MEASURE: self.to_dict(), "text/html": self._repr_html_(), "text/plain": repr(self)})
 
     def _ipython_display_(self) -> None:
         if _execution_count() != self.shown_by:  # else: the last line of the cell that measured
@@ -140,7 +137,7 @@ class ChapterClaims:
         mark = badge(SUPPORTED if found["passed"] else OPPOSED, "passed" if found["passed"] else "failed")
         row = [f"<b>{escape(name)}</b>", escape(gate.says), escape(gate_reason(found)), mark]
         table = display.html_table(["gate", "", gate.metric, ""], [row])
-        _publish({GATE_MIME: found, "text/html": table, "text/plain": f"gate {name}: {gate.metric}"})
+        _publish({mime.GATE: found, "text/html": table, "text/plain": f"gate {name}: {gate.metric}"})
         return bool(found["passed"])
 
     def measure(self, id: str, values: Any, *, unmet: str = "", items: int | None = None) -> Measure:

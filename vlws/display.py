@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-TABLE_MIME = "application/vnd.vlws.table+json"
+from vlws import mime
+
 CELL = "vertical-align:top;padding:.35em .7em;border-bottom:1px solid rgba(128,128,128,.35)"
 STYLE = "border-collapse:collapse;font-size:13px;line-height:1.4;max-width:70em;background:none;color:inherit"
 
@@ -111,7 +112,7 @@ def table(
         index: whether row labels are shown.
         formats: column -> format specification that replaces `decimals`, such as ".1%".
 
-    The rows stand in the output as data too, under TABLE_MIME: {"columns": [...], "index": [...], "rows": [[...]]}.
+    The rows stand in the output as data too, under `mime.TABLE`: {"columns": [...], "index": [...], "rows": [[...]]}.
     """
     import pandas as pd
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
@@ -144,7 +145,7 @@ def table(
         rows = [[f"<b>{escape(label)}</b>", *row] for label, row in zip(labels, rows, strict=True)]
         titles, numeric = [name, *titles], [False, *numeric]
     text = f"table: {', '.join(filter(None, titles))}" + (f"; rows: {', '.join(labels)}" if index else "")
-    return Shown(html_table(titles, rows, numeric), text, **{TABLE_MIME: record})
+    return Shown(html_table(titles, rows, numeric), text, **{mime.TABLE: record})
 
 
 def show_source(part: Any) -> Shown:

@@ -28,12 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from vlws import fingerprint, paths, stats
+from vlws import fingerprint, mime, paths, stats
 from vlws.cells import read_cell, seconds_of, write_cell
 from vlws.errors import InputError
 from vlws.fingerprint import digest
-
-ARMS_MIME = "application/vnd.vlws.arms+json"
 
 
 class CellFailed(RuntimeError):
@@ -96,7 +94,7 @@ class Grid:
 
             record = {"name": self.name, "seeds": list(self.seeds), "arms": self.scalars()}
             record |= {"seconds": round(self.seconds, 1), "code": self.code}
-            publish_display_data({ARMS_MIME: record, "text/plain": f"{self.name}: {', '.join(self.arms)}"})
+            publish_display_data({mime.ARMS: record, "text/plain": f"{self.name}: {', '.join(self.arms)}"})
 
     def __repr__(self) -> str:
         metrics = sorted({metric for cell in self.cells.values() for metric in cell})

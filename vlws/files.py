@@ -8,7 +8,7 @@ from typing import Any
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a machine that stops, never meets half of it. Raises OSError."""
+    """Write a file; readers never see a partial one. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         temporary.write_bytes(data)

@@ -1,8 +1,8 @@
 """One training loop on accelerate: mixed precision, resume, progress bar, metrics.jsonl."""
 
+import io
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import trange
 
 from vlws.errors import InputError
+from vlws.files import write_atomically
 
 
 class Diverged(RuntimeError):
@@ -58,10 +59,7 @@ def fit(
         Diverged: a loss that is not finite; weights in `out` are those of the last checkpoint.
         InputError: no steps, an unknown precision, or a checkpoint of another model.
     """
-    if steps < 1:
-        raise InputError(f"steps={steps}: training takes 1 step or more.")
-    if precision not in ("no", "fp16", "bf16"):
-        raise InputError(f"precision={precision!r}: accepted are no, fp16 and bf16.")
+    _check(steps, precision)
     AcceleratorState._reset_state(reset_partial_state=True)  # else the first fit of a process decides for all
     accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
@@ -95,11 +93,21 @@ def fit(
             bar.set_postfix(loss=f"{sums / count:.4f}")
             sums = count = 0.0
             if out is not None:
-                _write(out / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history).encode())
+                out.mkdir(parents=True, exist_ok=True)
+                write_atomically(
+                    out / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history).encode()
+                )
         if out is not None and (last or (step + 1) % save_every == 0):
             _save(out, step + 1, history, bare, optimizer, scheduler)
     accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
     return history
+
+
+def _check(steps: int, precision: str) -> None:
+    if steps < 1:
+        raise InputError(f"steps={steps}: training takes 1 step or more.")
+    if precision not in ("no", "fp16", "bf16"):
+        raise InputError(f"precision={precision!r}: accepted are no, fp16 and bf16.")
 
 
 def epochs(n: int, batch_size: int, seed: int) -> Callable[[int], torch.Tensor]:
@@ -123,9 +131,9 @@ def _save(out: Path, step: int, history: list, model: nn.Module, optimizer: Any,
     out.mkdir(parents=True, exist_ok=True)
     generators = [torch.get_rng_state()] + (torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
     states = [part.state_dict() if part is not None else None for part in (model, optimizer, scheduler)]
-    part = out / "checkpoint.pt.part"
-    torch.save({"step": step, "history": history, "states": states, "generators": generators}, part)
-    os.replace(part, out / "checkpoint.pt")
+    buffer = io.BytesIO()
+    torch.save({"step": step, "history": history, "states": states, "generators": generators}, buffer)
+    write_atomically(out / "checkpoint.pt", buffer.getvalue())
 
 
 def _resume(out: Path | None, model: nn.Module, optimizer: Any, scheduler: Any) -> tuple[int, list]:
@@ -145,10 +153,3 @@ def _resume(out: Path | None, model: nn.Module, optimizer: Any, scheduler: Any) 
     if torch.cuda.is_available() and len(found["generators"]) > 1:
         torch.cuda.set_rng_state_all(found["generators"][1:])
     return found["step"], found["history"]
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)

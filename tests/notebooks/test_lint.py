@@ -15,10 +15,10 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from vlws import claims, paths
+from vlws import claims, mime, paths
 from vlws.errors import InputError
-from vlws.lab.chapters import PRESETS, Parameter, read_parameters
-from vlws.lab.site import PROGRESS
+from vlws.lab.page import PROGRESS
+from vlws.lab.parameters import PRESETS, Parameter, read_parameters
 
 REGISTRY = sorted(paths.notebooks().glob("*.ipynb"))
 EVERYWHERE = {"preset": "str", "seeds": "int", "backbone": "str", "data": "str", "device": "str"}
@@ -155,7 +155,7 @@ def _claims(path: Path, code: list[dict]) -> list[str]:
     measured = {}
     for cell in code:
         for output in cell["outputs"]:
-            if measure := output.get("data", {}).get(claims.MIME):
+            if measure := output.get("data", {}).get(mime.MEASURE):
                 measured[measure["id"]] = measure
     file = path.parent / "claims" / f"{path.stem}.yaml"
     try:
@@ -221,7 +221,7 @@ PRESETS_YML = {"04": {"full": {"seeds": 5, "lr": 1e-4}}}
 
 
 def good() -> nbformat.NotebookNode:
-    measure = new_output("display_data", data={claims.MIME: CLAIM | {"value": 0.1}, "text/plain": "04.C1: AUROC"})
+    measure = new_output("display_data", data={mime.MEASURE: CLAIM | {"value": 0.1}, "text/plain": "04.C1: AUROC"})
     book = new_notebook(
         cells=[
             new_markdown_cell("# A chapter"),
@@ -310,11 +310,11 @@ BROKEN = {
     "too large": (output("x" * 1_600_000), "1.6 MB"),
     "not measured": (lambda b: b.cells[3].update(outputs=[]), "claim 04.C1 is never measured"),
     "unknown claim": (
-        lambda b: b.cells[3].outputs[0].data[claims.MIME].update(id="04.C7"),
+        lambda b: b.cells[3].outputs[0].data[mime.MEASURE].update(id="04.C7"),
         "04.C7 is measured and stands in no claims file",
     ),
     "claim changed": (
-        lambda b: b.cells[3].outputs[0].data[claims.MIME].update(threshold=0.01),
+        lambda b: b.cells[3].outputs[0].data[mime.MEASURE].update(threshold=0.01),
         "04.C1 was measured under another threshold",
     ),
 }

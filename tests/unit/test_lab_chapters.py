@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlws.errors import InputError
-from vlws.lab import chapters
+from vlws.lab import chapters, parameters
 
 CELL = """preset: str = "cpu"  # cpu, full or gpu
 seeds: int = 3  # how many
@@ -133,12 +133,12 @@ def test_paths_are_those_of_the_users_directory(one, tmp_path, monkeypatch):
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_float_survives_the_command_line(value):
-    assert chapters.Parameter("x", "float", 0.0, "").read(repr(value)) == value
+    assert parameters.Parameter("x", "float", 0.0, "").read(repr(value)) == value
 
 
 @given(st.integers())
 def test_every_int_survives_the_command_line(value):
-    assert chapters.Parameter("x", "int", 0, "").read(str(value)) == value
+    assert parameters.Parameter("x", "int", 0, "").read(str(value)) == value
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_every_int_survives_the_command_line(value):
 )
 def test_a_parameters_cell_holds_annotated_literals(cell, message):
     with pytest.raises(InputError, match=message):
-        chapters.read_parameters(cell, "04_cmg.ipynb")
+        parameters.read_parameters(cell, "04_cmg.ipynb")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from vlws.errors import InputError
-from vlws.lab import runner as runs
+from vlws.lab import chapters, evidence, query, records, runner
 
 PARAMETERS = 'preset: str = "cpu"  # preset\nseeds: int = 3  # seeds\nlr: float = 1.0e-3  # learning rate'
 CLAIM = """chapter: "{id}"
@@ -33,7 +33,7 @@ claims:
 HONEST = [
     "import os\nprint(os.getcwd(), type(lr).__name__, lr)",
     "from vlws import claims\nchapter = claims.open_chapter('01', preset=preset)\n"
-    "chapter.measure('01.C1', [lr] * seeds)",
+    "chapter.measure('01.C1', [lr * (1 + 0.01 * k) for k in range(-(seeds // 2), seeds - seeds // 2)])",
 ]
 SLOW = "from pathlib import Path\nimport os, time\nPath(os.environ['VLWS_RUN'], 'reached').touch()\ntime.sleep(120)"
 
@@ -93,13 +93,13 @@ def test_what_stands_of_a_claim_is_the_run_then_the_results_then_the_notebook(go
     _, record = good
     path = Path(record["folder"], "run.json")
     text = path.read_text()
-    assert runs.standing() == {}  # the run has overrides
+    assert evidence.standing()["01.C1"].verdict == "not measured"  # the run has overrides
     path.write_text(json.dumps(json.loads(text) | {"overrides": []}))
-    assert runs.standing()["01.C1"][1] == "run"
-    published = runs.publish("01", "cpu")
+    assert evidence.standing()["01.C1"].kind == "run"
+    published = evidence.publish("01", "cpu")
     path.write_text(text)
-    measure, source, run = runs.standing()["01.C1"]
-    assert (measure["value"], source, run["run_id"]) == (1e-4, "results", record["run_id"])
+    row = evidence.standing()["01.C1"]
+    assert (row.value, row.kind, row.source) == (1e-4, "results", record["run_id"])
     shutil.rmtree(published.parent)
 
 
@@ -169,46 +169,46 @@ def test_stderr_says_where_the_output_went(finished):
 
 def test_a_finished_key_is_skipped_until_what_made_it_changes(good):
     root, record = good
-    (job,) = runs.plan(["01"], given={"lr": "0.0001"})
+    (job,) = runner.plan(["01"], given={"lr": "0.0001"})
     assert job["key"] == record["key"]
-    (again,) = runs.run([job])
+    (again,) = runner.run([job])
     assert (again["skipped"], again["run_id"]) == (True, record["run_id"])
-    assert not runs.is_stale(record)
-    assert runs.plan(["01"], given={"lr": "0.0002"})[0]["key"] != record["key"]
-    assert runs.plan(["01"])[0]["overrides"] == []
+    assert not records.is_stale(record)
+    assert runner.plan(["01"], given={"lr": "0.0002"})[0]["key"] != record["key"]
+    assert runner.plan(["01"])[0]["overrides"] == []
 
     def changed(path: Path, old: str, new: str) -> bool:
         text = path.read_text()
         path.write_text(text.replace(old, new))
-        runs._made_of.cache_clear()
-        stale = runs.is_stale(record)
+        records._made_of.cache_clear()
+        stale = records.is_stale(record)
         path.write_text(text)
-        runs._made_of.cache_clear()
+        records._made_of.cache_clear()
         return stale
 
     assert changed(root / "notebooks" / "01_good.ipynb", "os.getcwd()", "os.getpid()")
     assert changed(root / "notebooks" / "claims" / "01_good.yaml", "threshold: 0", "threshold: 1")
     assert not changed(root / "notebooks" / "01_good.ipynb", '"outputs": []', '"outputs":  []')
     (root / "constraints.txt").write_text("numpy==1.0")
-    runs._made_of.cache_clear()
-    assert runs.is_stale(record)
+    records._made_of.cache_clear()
+    assert records.is_stale(record)
     (root / "constraints.txt").unlink()
-    runs._made_of.cache_clear()
-    assert not runs.is_stale(record)
+    records._made_of.cache_clear()
+    assert not records.is_stale(record)
 
 
 def test_code_of_ours_is_part_of_the_key(workspace):
     write_notebook(workspace, "01_a", "from vlws import claims")
     write_notebook(workspace, "02_b", "import math")
-    a, b = runs.chapters()
-    with_library, without = (runs._made_of("x", one.code, ()) for one in (a, b))
+    a, b = chapters.chapters()
+    with_library, without = (records._made_of("x", one.code, ()) for one in (a, b))
     assert with_library != without
 
 
 def test_of_the_shipped_models_those_that_a_chapter_names_are_part_of_its_key(workspace):
     write_notebook(workspace, "01_good", "from vlws.models.clip import load_clip")
-    one = runs.chapter("01")
-    keys = {runs.key(replace(one, backbones=names), {}) for names in [(), ("clip-emoji",), ("no-such-model",)]}
+    one = chapters.chapter("01")
+    keys = {records.key(replace(one, backbones=names), {}) for names in [(), ("clip-emoji",), ("no-such-model",)]}
     assert len(keys) == 2
 
 
@@ -216,29 +216,29 @@ def test_a_data_folder_is_part_of_the_key(workspace):
     root = workspace / "pictures"
     root.mkdir()
     write_notebook(workspace, "01_a", "1")
-    one = runs.chapter("01")
-    before = runs.key(one, {"data": str(root)})
+    one = chapters.chapter("01")
+    before = records.key(one, {"data": str(root)})
     (root / "new.png").write_bytes(b"x")
-    assert runs.key(one, {"data": str(root)}) != before
+    assert records.key(one, {"data": str(root)}) != before
 
 
 def test_sql_reads_the_files(good):
     _, record = good
-    columns, rows = runs.query(
+    columns, rows = query.query(
         "select r.status, m.id, m.value, params->>'lr' from runs r join measures m using (run_id)"
     )
     assert columns[:3] == ["status", "id", "value"]
     assert rows == [("ok", "01.C1", 1e-4, "0.0001")]
-    assert runs.query("select count(*) from metrics")[1] == [(0,)]
+    assert query.query("select count(*) from metrics")[1] == [(0,)]
     Path(record["folder"], "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
-    assert runs.query("select run_id, loss from metrics where loss is not null")[1] == [(record["run_id"], 0.5)]
+    assert query.query("select run_id, loss from metrics where loss is not null")[1] == [(record["run_id"], 0.5)]
     with pytest.raises(InputError, match=r"DuckDB: .*nothing"):
-        runs.query("select * from nothing")
+        query.query("select * from nothing")
 
 
 def test_publishing_wants_a_run_without_overrides(good):
     with pytest.raises(InputError, match="chapter 01 has no finished run at preset 'full'"):
-        runs.publish("01", "full")
+        evidence.publish("01", "full")
 
 
 def test_published_evidence_names_no_machine(good):
@@ -246,7 +246,7 @@ def test_published_evidence_names_no_machine(good):
     path = Path(record["folder"], "run.json")
     text = path.read_text()
     path.write_text(json.dumps(json.loads(text) | {"overrides": []}))
-    kept = runs.publish("01", "cpu")
+    kept = evidence.publish("01", "cpu")
     published = json.loads(kept.read_text())
     path.write_text(text)
     shutil.rmtree(kept.parent)
@@ -258,8 +258,8 @@ def test_published_evidence_names_no_machine(good):
 
 def test_without_runs_queries_are_empty(workspace):
     for table in ("runs", "measures", "metrics"):
-        assert runs.query(f"select count(*) from {table}")[1] == [(0,)]
-    assert runs.records() == []
+        assert query.query(f"select count(*) from {table}")[1] == [(0,)]
+    assert records.records() == []
 
 
 # --- runs that do not ---
@@ -274,29 +274,29 @@ def test_the_status_comes_from_the_exit_code_and_one_failure_stops_no_other(work
         workspace, "05_refuses", "from vlws.errors import InputError\nraise InputError('the folder is empty.')"
     )
     lines = []
-    records = {r["slug"]: r for r in runs.run(runs.plan(), slots=2, say=lines.append)}
-    assert {slug: r["status"] for slug, r in records.items()} == {
+    by_slug = {r["slug"]: r for r in runner.run(runner.plan(), slots=2, say=lines.append)}
+    assert {slug: r["status"] for slug, r in by_slug.items()} == {
         "01_good": "ok",
         "02_raises": "failed",
         "03_killed": "dead",  # though papermill leaves a notebook in which every cell is "completed"
         "04_leaves": "failed",  # papermill takes sys.exit() for a good end
         "05_refuses": "failed",
     }
-    assert records["02_raises"]["first_error"] == {
+    assert by_slug["02_raises"]["first_error"] == {
         "cell": 2,
         "ename": "ZeroDivisionError",
         "evalue": "division by zero",
     }
-    assert records["03_killed"]["first_error"]["ename"] == "DeadKernel"
-    assert records["04_leaves"]["first_error"]["ename"] == "SystemExit"
-    assert records["05_refuses"]["first_error"]["evalue"] == "the folder is empty."
+    assert by_slug["03_killed"]["first_error"]["ename"] == "DeadKernel"
+    assert by_slug["04_leaves"]["first_error"]["ename"] == "SystemExit"
+    assert by_slug["05_refuses"]["first_error"]["evalue"] == "the folder is empty."
     assert any("/5] 02_raises: failed (ZeroDivisionError: division by zero) in" in line for line in lines)
     assert not processes_of(workspace)
 
 
 def test_a_run_is_stopped_at_its_time_limit(workspace):
     write_notebook(workspace, "01_slow", SLOW)
-    (record,) = runs.run(runs.plan(["01"], timeout=4))
+    (record,) = runner.run(runner.plan(["01"], timeout=4))
     assert (record["status"], record["first_error"]["ename"]) == ("timeout", "Timeout")
     assert not processes_of(workspace)
 
@@ -311,7 +311,7 @@ def test_an_interrupted_run_is_cancelled_and_leaves_no_process(workspace, sign):
     assert child.returncode == 130
     assert json.loads(out)["error"].startswith("interrupted")
     assert "Traceback" not in err
-    (record,) = runs.records()
+    (record,) = records.records()
     assert record["status"] == "cancelled"
     assert json.loads(Path(record["folder"], "run.json").read_text())["status"] == "cancelled"
     until(lambda: not processes_of(workspace), "the end of all processes", 10)
@@ -341,10 +341,10 @@ def test_kill_9_half_way_loses_nothing_and_is_not_believed(workspace):
     child.kill()
     child.communicate(timeout=10)
     until(lambda: not processes_of(workspace), "the end of all processes", 10)
-    (record,) = runs.records()
+    (record,) = records.records()
     assert json.loads(Path(record["folder"], "run.json").read_text())["status"] == "running"
     assert (record["status"], record["first_error"]["ename"]) == ("dead", "Killed")
-    assert runs.query("select status from runs")[1] == [("dead",)]  # and now it is written down
+    assert query.query("select status from runs")[1] == [("dead",)]  # and now it is written down
     for mark in cache.glob("began-*"):
         mark.unlink()
     (cache / "go").touch()
@@ -385,7 +385,7 @@ def test_a_full_disk_is_one_sentence_and_no_result(workspace, monkeypatch):
         assert done.returncode == 1
         assert "No space left on device" in done.stderr
         assert "Traceback" not in done.stderr
-        assert [r["status"] for r in runs.records() if r["status"] == "ok"] == []
+        assert [r["status"] for r in records.records() if r["status"] == "ok"] == []
         assert not list(folder.rglob("*.tmp"))
 
 
@@ -415,7 +415,7 @@ def test_a_limit_on_file_size_is_one_sentence_and_no_result(workspace):
     done = vlws("run", "01", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert done.returncode == 1
     assert "File too large" in done.stderr
-    (record,) = runs.records()
+    (record,) = records.records()
     assert record["status"] == "failed"
 
 
@@ -439,10 +439,10 @@ def test_parsl_runs_the_same_jobs_to_the_same_records(workspace):
     write_notebook(workspace, "02_raises", "1 / 0")
     config = workspace / "config.py"
     config.write_text(PARSL.format(folder=str(workspace / "parsl")))
-    records = {r["slug"]: r for r in runs.run(runs.plan(), parsl=config)}
-    assert {slug: r["status"] for slug, r in records.items()} == {"01_good": "ok", "02_raises": "failed"}
-    assert runs.measures(records["01_good"])[0]["value"] == 1e-3
-    assert records["01_good"]["pid"] != os.getpid()
+    by_slug = {r["slug"]: r for r in runner.run(runner.plan(), parsl=config)}
+    assert {slug: r["status"] for slug, r in by_slug.items()} == {"01_good": "ok", "02_raises": "failed"}
+    assert records.measures(by_slug["01_good"])[0]["value"] == 1e-3
+    assert by_slug["01_good"]["pid"] != os.getpid()
 
 
 # --- what is asked for ---
@@ -460,11 +460,11 @@ def test_everything_is_checked_before_anything_runs(workspace):
         ((["01"], "cpu", {}, None, 0), "timeout is 0"),
     ]:
         with pytest.raises(InputError, match=message):
-            runs.plan(*arguments)
+            runner.plan(*arguments)
     with pytest.raises(InputError, match="jobs is 0"):
-        list(runs.run(runs.plan(["01"]), slots=0))
+        list(runner.run(runner.plan(["01"]), slots=0))
     with pytest.raises(InputError, match=r"needs Parsl|no Parsl configuration"):
-        list(runs.run(runs.plan(["01"]), parsl=workspace / "absent.py"))
+        list(runner.run(runner.plan(["01"]), parsl=workspace / "absent.py"))
     assert not (workspace / "runs").exists()
 
 
@@ -472,17 +472,17 @@ def test_a_plan_is_every_combination_once(workspace):
     write_notebook(workspace, "01_a", "1")
     write_notebook(workspace, "02_b", "1")
     (workspace / "notebooks" / "presets.yml").write_text('"01": {full: {seeds: 5}}')
-    assert [job["slug"] for job in runs.plan()] == ["01_a", "02_b"]
-    (job,) = runs.plan(["01", "01_a"], "full")
+    assert [job["slug"] for job in runner.plan()] == ["01_a", "02_b"]
+    (job,) = runner.plan(["01", "01_a"], "full")
     assert job["params"] == {"preset": "full", "seeds": 5, "lr": 1e-3}
     assert job["injected"] == {"preset": "full", "seeds": 5}
     assert job["overrides"] == []
-    assert runs.plan(["01"], given={"preset": "full"})[0]["key"] == job["key"]
-    jobs = runs.plan(["01"], grid={"lr": [0.1, 0.2, 0.1], "seeds": [1, 2]})
+    assert runner.plan(["01"], given={"preset": "full"})[0]["key"] == job["key"]
+    jobs = runner.plan(["01"], grid={"lr": [0.1, 0.2, 0.1], "seeds": [1, 2]})
     assert [(j["params"]["lr"], j["params"]["seeds"]) for j in jobs] == [(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2)]
     assert all(j["overrides"] == ["lr", "seeds"] for j in jobs)
 
 
 def test_no_chapters_are_refused(workspace):
     with pytest.raises(InputError, match="there are no chapters"):
-        runs.plan()
+        runner.plan()

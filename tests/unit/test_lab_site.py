@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import nbformat
@@ -12,9 +14,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from vlws.errors import InputError
-from vlws.lab import chapters
-from vlws.lab import runner as runs
-from vlws.lab import site as report
+from vlws.lab import chapters, describe, evidence, page, records, site
 
 
 class Addresses(HTMLParser):
@@ -44,7 +44,7 @@ def loads(text: str) -> list[str]:
 def page_of(tmp_path, *cells, **metadata) -> str:
     book = new_notebook(cells=list(cells), metadata=metadata)
     nbformat.write(book, tmp_path / "notebook.ipynb")
-    return report.export(tmp_path / "notebook.ipynb", tmp_path / "notebook.html").read_text()
+    return page.export(tmp_path / "notebook.ipynb", tmp_path / "notebook.html").read_text()
 
 
 def code(*outputs, source="1", **metadata):
@@ -56,7 +56,7 @@ def code(*outputs, source="1", **metadata):
 
 def test_a_page_loads_nothing(workspace):
     for path in (workspace / "notebooks").glob("*.ipynb"):
-        text = report.export(path, workspace / f"{path.stem}.html").read_text()
+        text = page.export(path, workspace / f"{path.stem}.html").read_text()
         assert loads(text) == []
         assert "cdnjs" not in text
         assert "unpkg" not in text
@@ -121,7 +121,7 @@ def test_pictures_say_what_they_are(tmp_path):
 
 
 def test_verdicts_stand_on_top_and_lead_to_their_cells(workspace):
-    found = Addresses(report.export(workspace / "notebooks" / "04_cmg.ipynb", workspace / "04.html").read_text())
+    found = Addresses(page.export(workspace / "notebooks" / "04_cmg.ipynb", workspace / "04.html").read_text())
     for claim in ("04.C1", "04.C2", "04.C3"):
         assert f"#{claim}" in found.links
         assert found.ids.count(claim) == 1
@@ -129,7 +129,7 @@ def test_verdicts_stand_on_top_and_lead_to_their_cells(workspace):
 
 def test_a_run_says_how_it_ran_and_why_it_failed(workspace):
     (folder,) = (workspace / "runs" / "05_fails").iterdir()
-    text = report.export(folder / "notebook.ipynb", folder / "notebook.html").read_text()
+    text = page.export(folder / "notebook.ipynb", folder / "notebook.html").read_text()
     assert "<dt>Status</dt><dd>failed</dd>" in text
     assert "<dt>Time</dt><dd>1 min 05 s</dd>" in text
     assert "ValueError: the folder &lt;data&gt; holds no pictures" in text
@@ -139,10 +139,10 @@ def test_a_run_says_how_it_ran_and_why_it_failed(workspace):
 
 def test_what_is_no_notebook_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
-        report.export(tmp_path / "missing.ipynb", tmp_path / "x.html")
+        page.export(tmp_path / "missing.ipynb", tmp_path / "x.html")
     (tmp_path / "broken.ipynb").write_text("{")
     with pytest.raises(InputError, match="is no notebook"):
-        report.export(tmp_path / "broken.ipynb", tmp_path / "x.html")
+        page.export(tmp_path / "broken.ipynb", tmp_path / "x.html")
     assert not (tmp_path / "x.html").exists()
 
 
@@ -150,7 +150,7 @@ def test_what_is_no_notebook_is_refused(tmp_path):
 
 
 def test_every_page_loads_nothing_and_every_link_leads_somewhere(workspace):
-    index = report.build()
+    index = site.build()
     pages = {path.name: Addresses(path.read_text()) for path in index.parent.glob("*.html")}
     assert set(pages) == {"index.html", "runs.html", "00_start.html", "04_cmg.html", "05_fails.html"}
     for name, found in pages.items():
@@ -166,19 +166,19 @@ def test_every_page_loads_nothing_and_every_link_leads_somewhere(workspace):
 
 
 def test_a_failed_chapter_is_shown_with_its_error_and_the_others_stand(workspace):
-    text = report.build().read_text()
+    text = site.build().read_text()
     assert "ValueError: the folder &lt;data&gt; holds no pictures" in text
     assert "Guidance by language" in text
     assert "supported" in text
 
 
 def test_the_newest_whole_run_at_its_presets_values_is_shown(workspace):
-    report.build()
+    site.build()
     rows = json.loads((workspace / "reports" / "site" / "claims.json").read_text())
     shown = {row["source"] for row in rows if row["anchor"]}
     assert shown == {"20261120T100000-0a1b2c3d"}  # newer ones were cancelled, or ran with changed parameters
     shutil.rmtree(workspace / "runs" / "04_cmg" / "20261120T100000-0a1b2c3d")
-    report.build()
+    site.build()
     rows = json.loads((workspace / "reports" / "site" / "claims.json").read_text())
     assert {row["source"] for row in rows if row["anchor"]} == {"20261121T100000-0a1b2c3d"}
     assert "seeds=2" in (workspace / "reports" / "site" / "04_cmg.html").read_text()
@@ -186,16 +186,16 @@ def test_the_newest_whole_run_at_its_presets_values_is_shown(workspace):
 
 def test_without_runs_the_committed_notebook_stands(workspace):
     shutil.rmtree(workspace / "runs")
-    text = report.build().read_text()
+    text = site.build().read_text()
     assert "committed notebook" in text
     assert "No run is on record" not in (workspace / "reports" / "site" / "runs.html").read_text()  # evidence is
     shutil.rmtree(workspace / "reports" / "results")
-    report.build()
+    site.build()
     assert "No run is on record" in (workspace / "reports" / "site" / "runs.html").read_text()
 
 
 def test_evidence_makes_rows_of_its_own_scale(workspace):
-    report.build()
+    site.build()
     rows = json.loads((workspace / "reports" / "site" / "claims.json").read_text())
     assert [(row["id"], row["preset"]) for row in rows] == [
         (f"04.C{n}", preset) for n in (1, 2, 3) for preset in ("cpu", "full")
@@ -210,19 +210,62 @@ def test_the_headline_counts_a_claim_once_at_its_largest_scale(workspace):
     result = json.loads(path.read_text())
     result["measures"][0]["verdict"] = "opposed"
     path.write_text(json.dumps(result))
-    counts = re.findall(r'data-verdict="([a-z ]+)"><b>(\d+)</b>', report.build().read_text())
+    counts = re.findall(r'data-verdict="([a-z ]+)"><b>(\d+)</b>', site.build().read_text())
     assert dict(counts) == {"opposed": "1", "undecided": "1", "not at this scale": "1"}
+
+
+def test_terminal_site_and_data_agree_on_what_stands(workspace):
+    """An older full result and a newer cpu run: one precedence decides for all, and the larger scale stands."""
+    path = workspace / "reports" / "results" / "04_cmg" / "full.json"
+    result = json.loads(path.read_text())
+    result["measures"][0]["verdict"] = "opposed"
+    path.write_text(json.dumps(result))
+    folder = workspace / "runs" / "04_cmg" / "20261120T100000-0a1b2c3d"  # newer than the published one
+    (folder / "measures.json").write_text(json.dumps([m | {"preset": "cpu"} for m in result["measures"]]))
+    vlws = [sys.executable, "-m", "vlws.lab.cli", "claims", "--json"]
+    told = json.loads(subprocess.run(vlws, capture_output=True, text=True, check=True).stdout)
+    stands = evidence.standing()
+    assert {row["id"]: row["verdict"] for row in told} == {id: row.verdict for id, row in stands.items()}
+    assert {(row["id"], row["preset"], row["source"]) for row in told} == {
+        (f"04.C{n}", "full", "results") for n in (1, 2, 3)
+    }
+    counts = dict(re.findall(r'data-verdict="([a-z ]+)"><b>(\d+)</b>', site.build().read_text()))
+    assert {word: int(n) for word, n in counts.items()} == dict(evidence.tally(stands.values()))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"preset": "full"}, {"preset": "cpu", "when": "2027"}),
+        ({"preset": "real"}, {"preset": "gpu"}),
+        ({"stale": False}, {"stale": True, "when": "2027"}),
+        ({"kind": "run"}, {"kind": "results", "when": "2027"}),
+        ({"kind": "results"}, {"kind": "notebook"}),
+        ({"when": "2027"}, {"when": "2026"}),
+        ({"preset": "full", "stale": True}, {"preset": "cpu", "stale": False}),
+    ],
+)
+def test_precedence(one, other):
+    given = dict(id="04.C1", chapter="04", slug="04_cmg", says="", where="", metric="", unit="", paper=None)
+    given |= dict(direction="greater", threshold=0.0, tolerance=None, preset="cpu", kind="run", when="2026")
+    assert evidence.rank(evidence.Row(**(given | one))) > evidence.rank(evidence.Row(**(given | other)))
+
+
+def test_runs_of_preset_test_and_changed_runs_never_count():
+    assert evidence.counts({"status": "ok", "overrides": [], "preset": "cpu"})
+    for changed in ({"preset": "test"}, {"overrides": ["lr"]}, {"status": "failed"}):
+        assert not evidence.counts({"status": "ok", "overrides": [], "preset": "cpu"} | changed)
 
 
 def test_a_run_made_with_other_code_is_stale(workspace):
     def stale() -> dict[str, bool]:
-        report.build()
+        site.build()
         rows = json.loads((workspace / "reports" / "site" / "claims.json").read_text())
         return {row["preset"]: row["stale"] for row in rows}
 
     path = workspace / "runs" / "04_cmg" / "20261120T100000-0a1b2c3d" / "run.json"
     record = json.loads(path.read_text())
-    path.write_text(json.dumps(record | {"key": runs.key(chapters.chapter("04"), record["params"])}))
+    path.write_text(json.dumps(record | {"key": records.key(chapters.chapter("04"), record["params"])}))
     assert stale() == {"cpu": False, "full": True}
     notebook = workspace / "notebooks" / "04_cmg.ipynb"
     notebook.write_text(notebook.read_text().replace("np.ones(seeds)", "np.ones(1 + seeds)"))
@@ -233,7 +276,7 @@ def test_a_claim_without_a_measure_says_so(workspace):
     path = workspace / "notebooks" / "claims" / "04_cmg.yaml"
     more = '  - {id: 04.C9, says: "More.", where: text, metric: m, unit: u, direction: greater, threshold: 0}\n'
     path.write_text(path.read_text() + more)
-    report.build()
+    site.build()
     rows = json.loads((workspace / "reports" / "site" / "claims.json").read_text())
     assert [(row["id"], row["verdict"], row["value"]) for row in rows][-1] == ("04.C9", "not measured", None)
 
@@ -243,24 +286,24 @@ def test_a_broken_run_record_or_notebook_does_not_stop_the_rest(workspace):
     broken.mkdir()
     (broken / "run.json").write_text('{"schema": 1, "run_')
     (broken.parent / "20261120T100000-0a1b2c3d" / "notebook.ipynb").write_text("{")
-    text = report.build().read_text()
+    text = site.build().read_text()
     assert "Guidance by language" in text
 
 
 def test_building_again_replaces_the_site_whole(workspace):
-    site = report.build().parent
-    (site / "left_over.html").write_text("old")
-    report.build()
-    assert not (site / "left_over.html").exists()
-    assert [path.name for path in site.parent.iterdir() if path.name.startswith(".")] == []
+    folder = site.build().parent
+    (folder / "left_over.html").write_text("old")
+    site.build()
+    assert not (folder / "left_over.html").exists()
+    assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_failing_build_leaves_the_old_site(workspace):
-    index = report.build()
+    index = site.build()
     before = index.read_text()
     (workspace / "notebooks" / "claims" / "04_cmg.yaml").write_text("claims: 1")
     with pytest.raises(InputError):
-        report.build()
+        site.build()
     assert index.read_text() == before
     assert [path.name for path in index.parent.parent.iterdir() if path.name.startswith(".")] == []
 
@@ -269,23 +312,24 @@ def test_a_folder_with_other_things_is_refused(workspace, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match="holds something that is no report"):
-        report.build(tmp_path / "mine")
+        site.build(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
     with pytest.raises(InputError, match="holds something that is no report"):
-        report.build(tmp_path / "mine" / "thesis.tex")
+        site.build(tmp_path / "mine" / "thesis.tex")
 
 
 # --- RESULTS.md -------------------------------------------------------------------------------------------------------
 
 
 def test_results_markdown_is_made_from_the_evidence_alone(workspace):
-    text = report.results_markdown()
+    text = evidence.results_markdown()
     shutil.rmtree(workspace / "runs")
-    assert report.results_markdown() == text
+    assert evidence.results_markdown() == text
     assert "## 04 Guidance by language: full" in text
     row = next(line for line in text.splitlines() if line.startswith("| 04.C1"))
-    assert row.count("|") == 7
-    assert "0.130 [0.103, 0.157] AUROC" in row
+    assert row.count("|") == 9
+    assert "| above 0.050 |" in row
+    assert "0.130 [0.105, 0.155] AUROC" in row
     assert "**supported**" in row
 
 
@@ -293,4 +337,4 @@ def test_results_markdown_is_made_from_the_evidence_alone(workspace):
     ("seconds", "words"), [(None, "–"), (0.42, "0.4 s"), (42.4, "42 s"), (65.2, "1 min 05 s"), (7810, "2 h 10 min")]
 )
 def test_durations_read_well(seconds, words):
-    assert report.duration(seconds) == words
+    assert describe.duration(seconds) == words

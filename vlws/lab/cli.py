@@ -30,7 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON value on stdout.")]
 Chapters = Annotated[
     list[str] | None, typer.Argument(help="Chapters by id, slug or name; none means all.", show_default=False)
 ]
-Preset = Annotated[str, typer.Option(help="cpu (the notebooks' literals), full or gpu.")]
+Preset = Annotated[str, typer.Option(help="cpu (the notebooks' literals), test, full, gpu or real.")]
 Params = Annotated[
     list[str] | None, typer.Option("-p", "--param", metavar="NAME=VALUE", help="A parameter; may be repeated.")
 ]
@@ -53,11 +53,11 @@ def list_command(as_json: Json = False) -> None:
 
     Example: vlws list --json
     """
-    from vlws.lab import runner as runs
+    from vlws.lab import records
     from vlws.lab.chapters import chapters
 
     newest: dict[str, dict] = {}
-    for record in reversed(runs.records()):
+    for record in reversed(records.records()):
         newest[record["slug"]] = record
     rows = []
     for one in chapters():
@@ -93,9 +93,9 @@ def run(
 
     Examples: vlws run; vlws run 04 -p lr=1e-4 -p seeds=5; vlws run 04 08 --preset full --jobs 2
     """
-    from vlws.lab import runner as runs
+    from vlws.lab import runner
 
-    planned = runs.plan(chapters or (), preset, _pairs(param), timeout=timeout)
+    planned = runner.plan(chapters or (), preset, _pairs(param), timeout=timeout)
     _run(planned, jobs, force, parsl, as_json)
 
 
@@ -120,30 +120,31 @@ def sweep(
 
     Examples: vlws sweep 04 -p lr=1e-3,1e-4 -p seeds=3:6 --jobs 2; vlws sweep 04 --grid grid.yaml
     """
-    from vlws.lab import runner as runs
+    from vlws.lab import runner
     from vlws.lab.chapters import chapter as find
     from vlws.lab.chapters import grid_values, read_grid
 
     texts = (read_grid(grid) if grid else {}) | _pairs(param)
     if not texts:
         raise InputError("a sweep needs values: -p name=1,2,3 or --grid file.yaml.")
-    planned = runs.plan([chapter], preset, grid=grid_values(find(chapter), texts), timeout=timeout)
+    planned = runner.plan([chapter], preset, grid=grid_values(find(chapter), texts), timeout=timeout)
     _run(planned, jobs, force, parsl, as_json)
 
 
-def _run(planned: Sequence[dict], jobs: int, force: bool, parsl: Path | None, as_json: bool) -> None:
-    from vlws.lab import runner as runs
+def _run(planned: Sequence[dict[str, Any]], jobs: int, force: bool, parsl: Path | None, as_json: bool) -> None:
+    from vlws.lab import records, runner
+    from vlws.lab.describe import label
 
     done = []
-    for record in runs.run(planned, slots=jobs, force=force, parsl=parsl, say=_say):
-        found = runs.measures(record)
+    for record in runner.run(planned, slots=jobs, force=force, parsl=parsl, say=_say):
+        found = records.measures(record)
         verdicts = [m["verdict"] for m in found]
         done.append(record | {"verdicts": {word: verdicts.count(word) for word in dict.fromkeys(verdicts)}})
     order = {job["key"]: place for place, job in enumerate(planned)}
     done.sort(key=lambda record: order[record["key"]])
     rows = [
         [
-            runs.label(r),
+            label(r),
             r["status"] + (" (before)" if r.get("skipped") else ""),
             f"{r['wall_s']:.0f} s",
             ", ".join(f"{n} {word}" for word, n in r["verdicts"].items()) or "–",
@@ -166,53 +167,41 @@ def report(
 
     Example: vlws report && xdg-open reports/site/index.html
     """
-    from vlws.lab import runner as runs
-    from vlws.lab import site as reporter
+    from vlws.lab import records, site
+    from vlws.lab.describe import shown
 
-    runs.settle()
-    index = reporter.build(out)
-    _answer(as_json, {"index": str(index)}, runs.shown(Path(index).resolve()))
+    records.settle()
+    index = site.build(out)
+    _answer(as_json, {"index": str(index)}, shown(Path(index).resolve()))
 
 
 @claims_app.callback()
 def claims(context: typer.Context, as_json: Json = False) -> None:
-    """What the papers claim, what was measured (in the newest run, else published, else in the notebook), the verdicts.
+    """What the papers claim, what was measured (at the largest scale that there is), and the verdicts.
 
     Examples: vlws claims; vlws claims --json; vlws claims publish 04 --preset full
     """
     if context.invoked_subcommand:
         return
-    from vlws import claims as library
-    from vlws import paths
-    from vlws.lab import runner as runs
+    from vlws.display import number
+    from vlws.lab import evidence
 
-    known = runs.standing()
-    rows = []
-    for path in sorted((paths.notebooks() / "claims").glob("*.yaml")):
-        for claim in library.load(path).claims.values():
-            row = {
-                name: getattr(claim, name) for name in ("id", "says", "where", "metric", "unit", "paper", "direction")
-            }
-            row |= {"threshold": claim.threshold, "tolerance": claim.tolerance}
-            got, source, record = known.get(claim.id, ({}, None, None))
-            row |= {name: got.get(name) for name in ("value", "low", "high", "n_seeds", "verdict", "why", "preset")}
-            row |= {"source": source, "run_id": record and record["run_id"], "stale": record and runs.is_stale(record)}
-            rows.append(row)
-    show = library.number
-    lines = [
-        [
-            r["id"],
-            show(r["paper"]),
-            f"{show(r['value'])} [{show(r['low'])}, {show(r['high'])}]" if r["value"] is not None else "–",
-            (r["verdict"] or "not measured") + (" (stale)" if r["stale"] else ""),
-            f"{r['preset']}, {r['source']}" if r["source"] else "–",
-            r["says"],
-        ]
-        for r in rows
-    ]
-    _answer(
-        as_json, rows, _aligned(["claim", "paper", "measured", "verdict", "preset, from", "what is claimed"], lines)
-    )
+    names = ["id", "says", "where", "metric", "unit", "paper", "direction", "threshold", "tolerance"]
+    names += ["value", "low", "high", "p", "verdict", "holm", "why", "preset"]
+    rows, lines = [], []
+    for row in evidence.standing().values():
+        told = {name: getattr(row, name) for name in names} | {"n_seeds": row.seeds, "per": row.per}
+        run_id = row.source if row.kind in ("run", "results") else None
+        rows.append(
+            told | {"criterion": row.criterion, "source": row.kind or None, "run_id": run_id, "stale": row.stale}
+        )
+        interval = "" if row.low is None else f" [{number(row.low)}, {number(row.high)}]"
+        measured = "–" if row.value is None else f"{number(row.value)}{interval} {row.unit}"
+        verdict = row.verdict + (" (stale)" if row.stale else "")
+        source = f"{row.preset}, {row.kind}" if row.kind else "–"
+        lines.append([row.id, number(row.paper), row.criterion, measured, verdict, row.holm or "–", source, row.says])
+    head = ["claim", "paper", "wanted", "measured", "verdict", "after Holm", "preset, from", "what is claimed"]
+    _answer(as_json, rows, _aligned(head, lines))
 
 
 @claims_app.command()
@@ -227,13 +216,13 @@ def publish(
     """
     from vlws import paths
     from vlws.files import write_atomically
-    from vlws.lab import runner as runs
-    from vlws.lab import site as reporter
+    from vlws.lab import evidence
+    from vlws.lab.describe import shown
 
-    path = runs.publish(chapter, preset)
+    path = evidence.publish(chapter, preset)
     table = paths.reports() / "RESULTS.md"
-    write_atomically(table, reporter.results_markdown().encode())
-    _answer(as_json, {"published": str(path), "results": str(table)}, f"{runs.shown(path)}, {runs.shown(table)}")
+    write_atomically(table, evidence.results_markdown().encode())
+    _answer(as_json, {"published": str(path), "results": str(table)}, f"{shown(path)}, {shown(table)}")
 
 
 @app.command("runs")
@@ -249,20 +238,21 @@ def runs_command(
 
     Example: vlws runs --sql "select chapter, count(*) from runs where status = 'ok' group by all"
     """
-    from vlws.lab import runner as runs
+    from vlws.lab import query, records
+    from vlws.lab.describe import label
 
     if sql is not None:
-        columns, found = runs.query(sql)
+        columns, found = query.query(sql)
         rows = [dict(zip(columns, row, strict=True)) for row in found]
         _answer(as_json, rows, _aligned(columns, [["–" if v is None else str(v) for v in row] for row in found]))
         return
     from vlws.lab.chapters import chapter as find
 
-    newest = runs.records(find(chapter).slug if chapter else None)[:limit]
+    newest = records.records(find(chapter).slug if chapter else None)[:limit]
     lines = [
         [
             r["run_id"],
-            runs.label(r),
+            label(r),
             r["status"],
             "–" if r["wall_s"] is None else f"{r['wall_s']:.0f} s",
             (r["first_error"] or {}).get("evalue", "")[:80],
@@ -280,7 +270,7 @@ def data_info(as_json: Json = False) -> None:
     """
     package = Path(__file__).parents[1]
     folders = [package / "data" / "emoji_world" / "assets", package / "models" / "assets"]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"file": str(file.relative_to(package)), "bytes": file.stat().st_size}
         for folder in folders
         for file in sorted(folder.rglob("*"))

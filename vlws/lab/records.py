@@ -1,0 +1,247 @@
+"""What a run leaves: its record, its measures, where it ran; and whether it still stands."""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vlws import mime, paths
+from vlws.errors import InputError
+from vlws.files import read_json, write_json
+from vlws.lab import executors
+from vlws.lab.chapters import Chapter, chapter, read_values
+from vlws.lab.parameters import PRESETS
+
+SCHEMA = 1
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def key(chapter: Chapter, params: Mapping[str, Any]) -> str:
+    """Hash of all that a run is made of.
+
+    The notebook's code, its parameters, our modules that it reaches, the data that ships with them, the shipped models
+    that it names, results that it may read, its claims, the pins, and the files that `data` and `backbone` name.
+    """
+    h = hashlib.sha256(json.dumps([SCHEMA, chapter.slug, sorted(params.items())]).encode())
+    h.update(json.dumps(chapter.code).encode())
+    h.update(_made_of(chapter.slug, chapter.code, chapter.backbones).encode())
+    for name in ("data", "backbone"):
+        path = Path(str(params.get(name) or ""))
+        if path.is_absolute() and path.exists():
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file():
+                    h.update(f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}".encode())
+    return h.hexdigest()
+
+
+@cache
+def _made_of(slug: str, code: tuple[str, ...], backbones: tuple[str, ...]) -> str:
+    from vlws import fingerprint
+
+    modules = sorted(fingerprint.reached({name for cell in code for name in fingerprint.imported(cell)}))
+    h = hashlib.sha256()
+    folders = set()
+    for module in modules:
+        h.update(module.encode())
+        h.update(fingerprint.module_source(module))
+        if module.count("."):
+            folders.add(PACKAGE.parent.joinpath(*module.split(".")[:-1], "assets"))
+    models = PACKAGE / "models" / "assets"
+    if models in folders:  # of the shipped models, those that the chapter names
+        folders = folders - {models} | {models / name for name in backbones}
+    results = paths.reports() / "results" / slug
+    files = [file for folder in folders for file in folder.rglob("*") if "__pycache__" not in file.parts]
+    files += [file for file in results.glob("*") if file.stem not in PRESETS]
+    files += [paths.notebooks() / "claims" / f"{slug}.yaml", paths.root() / "constraints.txt"]
+    for file in sorted(files):
+        if file.is_file():
+            h.update(file.name.encode())
+            h.update(file.read_bytes())
+    return h.hexdigest()
+
+
+def records(slug: str | None = None) -> list[dict[str, Any]]:
+    """The records of all runs, newest first, each with its `folder`.
+
+    A run whose status is "running" though the process that ran it is gone counts as dead.
+    """
+    found = []
+    for path in paths.runs().glob(f"{slug or '*'}/*/run.json"):
+        record = read_json(path)
+        if isinstance(record, dict) and "status" in record:
+            if record["status"] == "running" and not _alive(record):
+                record |= {"status": "dead", "first_error": error_of("Killed", "the process that ran it was killed")}
+            found.append(record | {"folder": str(path.parent)})
+    return sorted(found, key=lambda record: record.get("started") or "", reverse=True)
+
+
+def settle() -> None:
+    """Write down which runs are dead whose process was killed, so that readers of the files see it too."""
+    for record in records():
+        path = Path(record["folder"]) / "run.json"
+        if record["status"] == "dead" and (read_json(path) or {}).get("status") == "running":
+            try:
+                write_json(path, {name: value for name, value in record.items() if name != "folder"})
+            except OSError:
+                return  # a disk that takes no writes: the readers of `records` still see it
+
+
+def is_stale(record: Mapping[str, Any]) -> bool:
+    """Whether what a run was made of has changed since: its key is no longer the one it would get today."""
+    try:
+        now = chapter(record["slug"])
+        return key(now, read_values(now, record["params"])) != record["key"]
+    except InputError:
+        return True
+
+
+def _alive(record: Mapping[str, Any]) -> bool:
+    if record.get("host") != socket.gethostname():
+        return True  # nothing is known of the processes of another machine
+    import psutil
+
+    try:
+        process = psutil.Process(record["pid"])
+        return abs(process.create_time() - record["pid_started"]) < 2 and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, KeyError):
+        return False
+
+
+def error_of(ename: str, evalue: str, cell: int | None = None) -> dict[str, Any]:
+    return {"cell": cell, "ename": ename, "evalue": evalue}
+
+
+def collect(executed: Mapping[str, Any], kind: str, key: str) -> list[dict[str, Any]]:
+    """What an executed notebook's outputs carry under a MIME type; of two with the same `key`, the last."""
+    found: dict[str, dict[str, Any]] = {}
+    for cell in executed["cells"]:
+        for output in cell.get("outputs", []):
+            value = output.get("data", {}).get(kind)
+            if isinstance(value, dict) and key in value:
+                found[value[key]] = value
+    return list(found.values())
+
+
+def collect_measures(executed: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The measures that an executed notebook shows; of a claim measured twice, the last."""
+    return collect(executed, mime.MEASURE, "id")
+
+
+KEPT = {  # file of a run -> (MIME type, key) of the outputs that it holds
+    "measures.json": (mime.MEASURE, "id"),
+    "gates.json": (mime.GATE, "name"),
+    "arms.json": (mime.ARMS, "name"),
+}
+
+
+def keep_data(executed: Mapping[str, Any], folder: Path) -> None:
+    """Write what the outputs of an executed notebook carry into the run's folder."""
+    for file, (kind, key) in KEPT.items():
+        write_json(folder / file, collect(executed, kind, key))
+
+
+def kept(record: Mapping[str, Any], file: str) -> list[dict[str, Any]]:
+    """What a run kept in one of KEPT."""
+    return read_json(Path(record["folder"]) / file) or []
+
+
+def measures(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a run measured."""
+    return kept(record, "measures.json")
+
+
+def compute_seconds(record: Mapping[str, Any]) -> float | None:
+    """Seconds that the cells of a run's experiments took, summed, also where they were read; None without one."""
+    arms = kept(record, "arms.json")
+    return round(sum(one["seconds"] for one in arms), 1) if arms else None
+
+
+def first_error(executed: Mapping[str, Any], status: str, stderr: Path) -> dict[str, Any] | None:
+    """Which cell (its execution count) raised what; for a run that ended otherwise, how."""
+    if status == "cancelled":
+        return error_of("Cancelled", "stopped by the user")
+    if status == "timeout":
+        return error_of("Timeout", "stopped at its time limit")
+    for cell in executed["cells"]:
+        for output in cell.get("outputs", []):
+            if output.get("output_type") == "error":
+                return error_of(output.get("ename", ""), output.get("evalue", ""), cell.get("execution_count"))
+    if status == "dead":
+        return error_of("DeadKernel", "the kernel was killed (is memory short?)")
+    lines = [line.strip() for line in stderr.read_text(errors="replace").splitlines()] if stderr.exists() else []
+    ename, _, evalue = next((line for line in reversed(lines) if line), "unknown: see stderr.log").partition(": ")
+    return error_of(ename, evalue)
+
+
+def git_state() -> dict[str, Any] | None:
+    """The commit of the workspace and whether tracked files differ from it; None where it is no git checkout."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            asked = subprocess.run(["git", "-C", str(paths.root()), *arguments], capture_output=True, text=True)
+        except OSError:
+            return None
+        return asked.stdout.strip() if asked.returncode == 0 else None
+
+    sha = git("rev-parse", "HEAD")
+    return {"sha": sha, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))} if sha else None
+
+
+def environment() -> dict[str, Any]:
+    """Versions, platform and hardware, without importing what is named."""
+    pins = paths.root() / "constraints.txt"
+    return {
+        "python": platform.python_version(),
+        **{package: _version(package) for package in ("torch", "transformers", "pykeops")},
+        "platform": platform.platform(),
+        "cpu": f"{_cpu_name()}, {executors.cores()} cores",
+        "gpu": ", ".join(executors.gpu_names()) or None,
+        "constraints": hashlib.sha256(pins.read_bytes()).hexdigest()[:12] if pins.exists() else None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        names = []
+    return names[0].strip() if names else platform.processor() or platform.machine()
+
+
+def at_start(job: executors.Job, folder: Path, began: float) -> dict[str, Any]:
+    import psutil
+
+    return {
+        "schema": SCHEMA,
+        "run_id": folder.name,
+        **{name: job[name] for name in ("chapter", "slug", "title", "preset")},
+        "status": "running",
+        "rc": None,
+        **{name: job[name] for name in ("key", "params", "overrides")},
+        "git": git_state(),
+        "env": environment(),
+        "started": datetime.fromtimestamp(began, UTC).isoformat(timespec="milliseconds"),
+        "ended": None,
+        "wall_s": None,
+        "peak_rss_mb": None,
+        "first_error": None,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "pid_started": psutil.Process().create_time(),
+    }
