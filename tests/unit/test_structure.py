@@ -16,18 +16,19 @@ MAX_LINES = 350
 LONGER: dict[str, str] = {}  # file -> why it is longer than MAX_LINES
 
 # what the modules of each room may import, beside their own room and BASE; the first room that fits counts
-BASE = ("vlws.errors", "vlws.files", "vlws.paths", "vlws.fingerprint", "vlws.stats")
+BASE = ("vlws.errors", "vlws.files", "vlws.paths", "vlws.fingerprint", "vlws.stats", "vlws.mime")
 ROOMS = {
-    "vlws.lab": ("vlws.claims", "vlws.display", "vlws.data", "vlws_kernels"),
+    "vlws.lab": ("vlws.claims", "vlws.verdicts", "vlws.display", "vlws.data", "vlws_kernels"),
     "vlws.methods": ("vlws.models", "vlws.data", "vlws.train", "vlws_kernels"),
     "vlws.models": ("vlws.data", "vlws.train", "vlws_kernels"),
     "vlws.data.emoji_world": ("vlws.data",),
     "vlws.data": (),
     "vlws_kernels": (),
     "backbones": ("vlws.models", "vlws.data", "vlws.train", "vlws.plots", "vlws.methods"),
-    "vlws.claims": ("vlws.display",),
-    "vlws.display": ("vlws.plots",),
-    "vlws": (),  # experiment, train, plots, ...
+    "vlws.claims": ("vlws.claims_file", "vlws.verdicts", "vlws.display"),
+    "vlws.verdicts": ("vlws.display",),
+    "vlws.experiment": ("vlws.cells",),
+    "vlws": (),  # train, plots, display, ...
 }
 # a room that keeps its files apart: what two of them share moves down
 APART = ("vlws.methods",)

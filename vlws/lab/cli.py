@@ -6,13 +6,14 @@ Exit codes: 0 done, 1 a run failed (or a disk did), 2 bad input, 130 interrupted
 import json
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vlws.errors import InputError
+from vlws.lab.terminal import aligned, answer, pairs, say
 
 app = typer.Typer(
     add_completion=False,
@@ -75,7 +76,7 @@ def list_command(as_json: Json = False) -> None:
             }
         )
     lines = [[r["id"], r["slug"], (r["newest"] or {}).get("status", "not run"), r["summary"]] for r in rows]
-    _answer(as_json, rows, _aligned(["", "chapter", "newest run", "what it is"], lines))
+    answer(as_json, rows, aligned(["", "chapter", "newest run", "what it is"], lines))
 
 
 @app.command()
@@ -95,7 +96,7 @@ def run(
     """
     from vlws.lab import runner
 
-    planned = runner.plan(chapters or (), preset, _pairs(param), timeout=timeout)
+    planned = runner.plan(chapters or (), preset, pairs(param), timeout=timeout)
     _run(planned, jobs, force, parsl, as_json)
 
 
@@ -124,7 +125,7 @@ def sweep(
     from vlws.lab.chapters import chapter as find
     from vlws.lab.chapters import grid_values, read_grid
 
-    texts = (read_grid(grid) if grid else {}) | _pairs(param)
+    texts = (read_grid(grid) if grid else {}) | pairs(param)
     if not texts:
         raise InputError("a sweep needs values: -p name=1,2,3 or --grid file.yaml.")
     planned = runner.plan([chapter], preset, grid=grid_values(find(chapter), texts), timeout=timeout)
@@ -136,7 +137,7 @@ def _run(planned: Sequence[dict[str, Any]], jobs: int, force: bool, parsl: Path 
     from vlws.lab.describe import label
 
     done = []
-    for record in runner.run(planned, slots=jobs, force=force, parsl=parsl, say=_say):
+    for record in runner.run(planned, slots=jobs, force=force, parsl=parsl, say=say):
         found = records.measures(record)
         verdicts = [m["verdict"] for m in found]
         done.append(record | {"verdicts": {word: verdicts.count(word) for word in dict.fromkeys(verdicts)}})
@@ -151,7 +152,7 @@ def _run(planned: Sequence[dict[str, Any]], jobs: int, force: bool, parsl: Path 
         ]
         for r in done
     ]
-    _answer(as_json, done, _aligned(["chapter", "status", "time", "claims"], rows))
+    answer(as_json, done, aligned(["chapter", "status", "time", "claims"], rows))
     if any(record["status"] != "ok" for record in done):
         raise typer.Exit(1)
 
@@ -172,7 +173,7 @@ def report(
 
     records.settle()
     index = site.build(out)
-    _answer(as_json, {"index": str(index)}, shown(Path(index).resolve()))
+    answer(as_json, {"index": str(index)}, shown(Path(index).resolve()))
 
 
 @claims_app.callback()
@@ -191,17 +192,16 @@ def claims(context: typer.Context, as_json: Json = False) -> None:
     rows, lines = [], []
     for row in evidence.standing().values():
         told = {name: getattr(row, name) for name in names} | {"n_seeds": row.seeds, "per": row.per}
-        run_id = row.source if row.kind in ("run", "results") else None
-        rows.append(
-            told | {"criterion": row.criterion, "source": row.kind or None, "run_id": run_id, "stale": row.stale}
-        )
+        told |= {"criterion": row.criterion, "source": row.kind or None, "stale": row.stale}
+        told |= {"run_id": row.source if row.kind in ("run", "results") else None}
+        rows.append(told | {"verdict": row.verdict if row.kind else None})
         interval = "" if row.low is None else f" [{number(row.low)}, {number(row.high)}]"
         measured = "–" if row.value is None else f"{number(row.value)}{interval} {row.unit}"
         verdict = row.verdict + (" (stale)" if row.stale else "")
         source = f"{row.preset}, {row.kind}" if row.kind else "–"
         lines.append([row.id, number(row.paper), row.criterion, measured, verdict, row.holm or "–", source, row.says])
     head = ["claim", "paper", "wanted", "measured", "verdict", "after Holm", "preset, from", "what is claimed"]
-    _answer(as_json, rows, _aligned(head, lines))
+    answer(as_json, rows, aligned(head, lines))
 
 
 @claims_app.command()
@@ -222,7 +222,7 @@ def publish(
     path = evidence.publish(chapter, preset)
     table = paths.reports() / "RESULTS.md"
     write_atomically(table, evidence.results_markdown().encode())
-    _answer(as_json, {"published": str(path), "results": str(table)}, f"{shown(path)}, {shown(table)}")
+    answer(as_json, {"published": str(path), "results": str(table)}, f"{shown(path)}, {shown(table)}")
 
 
 @app.command("runs")
@@ -244,7 +244,7 @@ def runs_command(
     if sql is not None:
         columns, found = query.query(sql)
         rows = [dict(zip(columns, row, strict=True)) for row in found]
-        _answer(as_json, rows, _aligned(columns, [["–" if v is None else str(v) for v in row] for row in found]))
+        answer(as_json, rows, aligned(columns, [["–" if v is None else str(v) for v in row] for row in found]))
         return
     from vlws.lab.chapters import chapter as find
 
@@ -259,7 +259,7 @@ def runs_command(
         ]
         for r in newest
     ]
-    _answer(as_json, newest, _aligned(["run", "chapter", "status", "time", "error"], lines))
+    answer(as_json, newest, aligned(["run", "chapter", "status", "time", "error"], lines))
 
 
 @data_app.command("info")
@@ -277,7 +277,7 @@ def data_info(as_json: Json = False) -> None:
         if file.is_file()
     ]
     lines = [[r["file"], f"{r['bytes'] / 1024:,.0f} KB"] for r in rows]
-    _answer(as_json, rows, _aligned(["file", "size"], lines))
+    answer(as_json, rows, aligned(["file", "size"], lines))
 
 
 @data_app.command("build")
@@ -295,7 +295,7 @@ def data_build(
 
     target = out or build.ASSETS
     build.build(target)
-    _answer(as_json, {"out": str(target)}, str(target))
+    answer(as_json, {"out": str(target)}, str(target))
 
 
 @app.command()
@@ -311,41 +311,9 @@ def doctor(
 
     checks = library.checks(deep)
     lines = [[{True: "yes", False: "no"}[c["present"]], c["name"], c["found"], c["without"]] for c in checks]
-    _answer(as_json, checks, _aligned(["", "what", "found", "without it"], lines))
+    answer(as_json, checks, aligned(["", "what", "found", "without it"], lines))
     if not all(check["present"] for check in checks if check["needed"]):
         raise typer.Exit(1)
-
-
-# --- what the commands share ------------------------------------------------------------------------------------------
-
-
-def _pairs(given: Iterable[str] | None) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in given or ():
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise InputError(f"-p {text!r} is no NAME=VALUE.")
-        if name.strip() in pairs:
-            raise InputError(f"-p {name.strip()} is given twice.")
-        pairs[name.strip()] = value
-    return pairs
-
-
-def _say(line: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stderr)
-
-
-def _answer(as_json: bool, value: Any, text: str) -> None:
-    print(json.dumps(value, ensure_ascii=False, default=str) if as_json else text)
-
-
-def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    table = [[str(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join(lines)
 
 
 class _Interrupted(BaseException):

@@ -1,0 +1,41 @@
+"""How a command reads its arguments and writes what it found."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from vlws.errors import InputError
+
+
+def pairs(given: Iterable[str] | None) -> dict[str, str]:
+    """NAME=VALUE arguments as a mapping; InputError for one of another form or given twice."""
+    found: dict[str, str] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise InputError(f"-p {text!r} is no NAME=VALUE.")
+        if name.strip() in found:
+            raise InputError(f"-p {name.strip()} is given twice.")
+        found[name.strip()] = value
+    return found
+
+
+def say(line: str) -> None:
+    """A line on stderr, above the progress bars."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
+
+
+def answer(as_json: bool, value: Any, text: str) -> None:
+    """What a command found, as one JSON value or as text."""
+    print(json.dumps(value, ensure_ascii=False, default=str) if as_json else text)
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows under a head, each column as wide as its widest cell."""
+    table = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    return "\n".join(lines)
