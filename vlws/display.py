@@ -3,9 +3,12 @@
 Every object has a plain text without numbers, so that a comparison of outputs does not hang on rounding.
 """
 
+import base64
 import html
 import inspect
-from collections.abc import Mapping, Sequence
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +106,20 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequ
 
 
 def table(
-    data: Any, *, decimals: int = 3, name: str = "", index: bool = True, formats: Mapping[str, str] | None = None
+    data: Any,
+    *,
+    decimals: int = 3,
+    name: str = "",
+    index: bool = True,
+    transpose: bool = False,
+    formats: Mapping[str, str] | None = None,
 ) -> Shown:
     """A DataFrame (or what makes one) as a table: text on the left, numbers on the right with `decimals` places.
 
     Args:
         name: heading of the index column.
         index: whether row labels are shown.
+        transpose: a mapping row -> column -> value, rather than column -> row -> value.
         formats: column -> format specification that replaces `decimals`, such as ".1%".
 
     The rows stand in the output as data too, under `mime.TABLE`: {"columns": [...], "index": [...], "rows": [[...]]}.
@@ -118,6 +128,7 @@ def table(
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
     frame = data if isinstance(data, pd.DataFrame) else pd.DataFrame(data)
+    frame = frame.T.infer_objects() if transpose else frame
     titles = [" ".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in frame.columns]
     numeric = [is_numeric_dtype(t) and not is_bool_dtype(t) for t in frame.dtypes]
     spec = (
@@ -146,6 +157,34 @@ def table(
         titles, numeric = [name, *titles], [False, *numeric]
     text = f"table: {', '.join(filter(None, titles))}" + (f"; rows: {', '.join(labels)}" if index else "")
     return Shown(html_table(titles, rows, numeric), text, **{mime.TABLE: record})
+
+
+def cards(entries: Iterable[tuple[str, str, str, Path]], width: int = 300) -> Shown:
+    """Titles, summaries and sources of notebooks, each beside the first picture that its file shows.
+
+    entries: (title, summary, source, path of the notebook).
+    """
+    rows, titles = [], []
+    for title, summary, source, path in entries:
+        rows.append([f"<b>{escape(title)}</b><br>{escape(summary)}{muted(source)}", _first_picture(path, width)])
+        titles.append(title)
+    return Shown(html_table(["chapter", ""], rows), "\n".join(titles))
+
+
+def _first_picture(notebook: Path, width: int) -> str:
+    """The first picture of a notebook's outputs as a small inline PNG, or nothing."""
+    from PIL import Image
+
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", []):
+            if encoded := output.get("data", {}).get("image/png"):
+                with Image.open(io.BytesIO(base64.b64decode("".join(encoded)))) as file:
+                    picture = file.convert("RGB")
+                picture.thumbnail((width, width))
+                small = io.BytesIO()
+                picture.quantize(64).save(small, "PNG", optimize=True)
+                return f'<img alt="" src="data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}">'
+    return ""
 
 
 def show_source(part: Any) -> Shown:

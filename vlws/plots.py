@@ -98,7 +98,7 @@ def _spelt(arm: str) -> str:
 
 
 def forest(
-    rows: Mapping[str, tuple[float, float, float]],
+    rows: Mapping[str, tuple[float, float | None, float | None]],
     *,
     threshold: float | None = None,
     xlabel: str = "",
@@ -108,22 +108,25 @@ def forest(
 ) -> Axes:
     """Dots with intervals, one row per name, first row on top; the figures stand at the right.
 
-    rows: name -> (value, low, high), low <= value <= high in the metric's own unit. threshold: a dashed line, such as
+    rows: name -> (value, low, high), low <= value <= high in the metric's own unit; low and high None: a dot alone.
+    threshold: a dashed line, such as
     the value that a claim must beat. Raises InputError on no rows and on an interval that is upside down or not finite.
     """
     if not rows:
         raise InputError("forest() was given no rows; it takes a dict of name -> (value, low, high).")
     for name, (value, low, high) in rows.items():
-        if not (np.isfinite([value, low, high]).all() and low <= high):
+        if (low is None) != (high is None) or not _ordered(value, low, high):
             raise InputError(
                 f"forest() row {name!r} is ({value}, {low}, {high}); it takes finite figures, low <= high."
             )
     if ax is None:
         _, ax = plt.subplots(figsize=(6.8, 0.7 + 0.34 * len(rows)))
     for y, (name, (value, low, high)) in enumerate(rows.items()):
-        ax.plot([low, high], [y, y], color=color(name), lw=2.2, solid_capstyle="round")
+        if low is not None:
+            ax.plot([low, high], [y, y], color=color(name), lw=2.2, solid_capstyle="round")
         ax.plot([value], [y], "o", color=color(name), ms=6.5, mec="white", mew=0.9)
-        figures = f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+        figures = f"{value:.{decimals}f}"
+        figures += "" if low is None else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
         ax.text(1.02, y, figures, transform=ax.get_yaxis_transform(), va="center", fontsize=8.5, color="#333333")
     if threshold is not None:
         ax.axvline(threshold, color="#333333", lw=1, ls=(0, (4, 3)), zorder=0)
@@ -134,6 +137,12 @@ def forest(
     ax.spines["left"].set_visible(False)
     ax.set(xlabel=xlabel, title=title)
     return ax
+
+
+def _ordered(*figures: float | None) -> bool:
+    """Whether figures (value, low, high), as far as they are given, are finite and low is not above high."""
+    value, low, high = figures
+    return bool(np.isfinite([f for f in (value, low, high) if f is not None]).all()) and (low is None or low <= high)
 
 
 def show_images(

@@ -80,3 +80,10 @@ def test_show_images_refuses_none_and_titles_that_do_not_match():
         plots.show_images([])
     with pytest.raises(InputError, match="2 images and 1 titles"):
         plots.show_images(np.zeros((2, 4, 4, 3)), ["one"])
+
+
+def test_a_value_without_an_interval_is_a_dot():
+    ax = plots.forest({"a": (0.5, 0.4, 0.6), "b": (1.0, None, None)})
+    assert [text.get_text() for text in ax.texts] == ["0.500 [0.400, 0.600]", "1.000"]
+    with pytest.raises(InputError, match=r"row 'b' is \(1.0, None, 2.0\)"):
+        plots.forest({"b": (1.0, None, 2.0)})
