@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from vlws.data.formats import read_images
+from vlws.data.images import read_images
 from vlws.errors import InputError
 from vlws.files import write_atomically
 
