@@ -26,7 +26,7 @@ from vlws.methods.cheetor import (
     significance,
     upper_layers,
 )
-from vlws.models.adapter import adapt
+from vlws.models.families import adapt
 from vlws.train import Diverged
 
 QUERIES, WIDTH, HIDDEN, LAYERS = 3, 20, 32, 4
@@ -327,7 +327,7 @@ def test_attention_map_is_the_mean_over_layers_heads_and_queries(processor):
         for k in (0, 2)
     ]
     with torch.no_grad():
-        mllm.look(features, mllm.model.query_tokens, batch)
+        mllm.qformer_outputs(features, mllm.model.query_tokens, batch.extra)
     for hook in hooks:
         hook.remove()
     maps = []

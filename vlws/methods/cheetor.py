@@ -37,7 +37,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlws.errors import InputError
-from vlws.models.adapter import IGNORED, Adapter, Batch, Blip2Adapter, LlavaAdapter
+from vlws.models.adapter import IGNORED, Adapter, Batch
+from vlws.models.families import Blip2Adapter, LlavaAdapter
 from vlws.train import epochs, fit
 
 LOOKS = ("vpg", "linear", "heuristic")
@@ -67,7 +68,11 @@ class SecondLook(nn.Module):
 
     def forward(self, mllm: Blip2Adapter, h: Tensor, features: Tensor, batch: Batch | None = None) -> Tensor:
         """h "image D", features "image patch width" -> what is added at the image tokens, "image K D"."""
-        return self.inject(mllm.look(features, self.conditional_queries(h), batch).last_hidden_state.float())
+        return self.inject(
+            mllm.qformer_outputs(
+                features, self.conditional_queries(h), batch.extra if batch else None
+            ).last_hidden_state.float()
+        )
 
 
 class LinearLook(nn.Module):
@@ -408,7 +413,9 @@ def attention_map(
     qformer.set_attn_implementation("eager")  # the fast kernels keep no weights
     try:
         queries = mllm.model.query_tokens if queries is None else queries
-        maps = mllm.look(features, queries, batch, output_attentions=True).cross_attentions
+        maps = mllm.qformer_outputs(
+            features, queries, batch.extra if batch else None, output_attentions=True
+        ).cross_attentions
     finally:
         qformer.set_attn_implementation(before)
     return reduce(
