@@ -51,6 +51,12 @@ class Batch:
     labels: Tensor | None
     extra: dict[str, Tensor]
 
+    @property
+    def image_places(self) -> Tensor:
+        """ "n token" int64: the positions of each picture's tokens, where all pictures have equally many."""
+        start, stop = self.image_spans[:, 1:].T
+        return start[:, None] + torch.arange(int(stop[0] - start[0]), device=start.device)
+
     def to(self, device: torch.device | str) -> "Batch":
         return replace(self, **{field.name: _to(getattr(self, field.name), device) for field in fields(self)})
 

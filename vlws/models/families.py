@@ -1,6 +1,7 @@
 """The families of multimodal language models that have an adapter: LLaVA, BLIP-2, InstructBLIP and Qwen2.5-VL."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -12,11 +13,12 @@ from transformers import (
     Blip2ForConditionalGeneration,
     InstructBlipForConditionalGeneration,
     LlavaForConditionalGeneration,
+    PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
     Qwen2_5_VLForConditionalGeneration,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions as QFormerOutput
 from transformers.utils import logging
 
 from vlws.errors import InputError
@@ -52,13 +54,23 @@ class Blip2Adapter(Adapter):
 
     model: Blip2ForConditionalGeneration | InstructBlipForConditionalGeneration
 
+    @property
+    def query_tokens(self) -> Tensor:
+        """The pretrained queries, "1 query width"."""
+        return cast(Tensor, self.model.query_tokens)
+
+    @property
+    def features_dim(self) -> int:
+        """Dimension of a patch's features."""
+        return cast(PreTrainedConfig, self.model.config.vision_config).hidden_size
+
     def vision_features(self, batch: Batch) -> Tensor:
         """ "image patch width", the class token first."""
         return self.model.vision_model(batch.pixel_values.to(self.dtype)).last_hidden_state
 
     def qformer_outputs(
         self, features: Tensor, query_embeds: Tensor, instructions: Mapping[str, Tensor] | None = None, **options
-    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
+    ) -> QFormerOutput:
         """The Q-Former over features "image patch width" with queries "image query width" (or "1 query width").
 
         Args:
@@ -72,7 +84,7 @@ class Blip2Adapter(Adapter):
         return self.model.qformer(query_embeds=queries, encoder_hidden_states=features, **options)
 
     def project(self, features: Tensor, batch: Batch) -> Tensor:
-        queries = self.qformer_outputs(features, self.model.query_tokens, batch.extra).last_hidden_state
+        queries = self.qformer_outputs(features, self.query_tokens, batch.extra).last_hidden_state
         return self.model.language_projection(queries.to(self.dtype))
 
     def num_image_tokens(self, height: int, width: int) -> int:
@@ -84,7 +96,7 @@ class InstructBlipAdapter(Blip2Adapter):
 
     def qformer_outputs(
         self, features: Tensor, query_embeds: Tensor, instructions: Mapping[str, Tensor] | None = None, **options
-    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
+    ) -> QFormerOutput:
         """As of BLIP-2; without `instructions` the queries read the picture alone."""
         queries = query_embeds.expand(len(features), -1, -1)
         mask = queries.new_ones(queries.shape[:2]).long()  # "image query", then the instruction's own
