@@ -49,8 +49,8 @@ from transformers import (
 from vlws import paths
 from vlws.data.emoji_world import counterfactual as cf
 from vlws.data.emoji_world.scenes import CORPUS_SEED
-from vlws.models.adapter import Blip2Adapter, adapt
 from vlws.models.clip import pixels
+from vlws.models.families import Blip2Adapter, adapt
 from vlws.models.hub import ASSETS, weights_hash
 from vlws.train import epochs, fit
 
@@ -651,7 +651,7 @@ layers {sizes["language_model"]:.2f} M) for chapters at the scale of a laptop. I
 `Salesforce/blip2-opt-2.7b`:
 
 ```python
-from vlws.models.adapter import load_mllm
+from vlws.models.families import load_mllm
 
 mllm = load_mllm("blip2-emoji")
 ```

@@ -35,8 +35,9 @@ from vlws import paths
 from vlws.data.emoji_world import stories
 from vlws.data.emoji_world.scenes import CORPUS_SEED
 from vlws.models import tiny
-from vlws.models.adapter import Adapter, adapt, load_mllm
+from vlws.models.adapter import Adapter
 from vlws.models.clip import load_clip
+from vlws.models.families import adapt, load_mllm
 from vlws.models.hub import ASSETS, weights_hash
 from vlws.models.interleave import Reader, Rows, language_loss
 from vlws.train import fit
@@ -266,7 +267,7 @@ A `LlavaForConditionalGeneration` of {size / 1e6:.2f} M parameters (half precisi
 `llava-hf/llava-1.5-7b-hf`:
 
 ```python
-from vlws.models.adapter import load_mllm
+from vlws.models.families import load_mllm
 
 mllm = load_mllm("llava-emoji")
 ```

@@ -1,11 +1,11 @@
-"""One training loop on accelerate: mixed precision, resume, progress bar, metrics.jsonl."""
+"""One training loop on accelerate: mixed precision, resume, progress bar, metrics.jsonl; and a schedule."""
 
 import io
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -13,11 +13,13 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import send_to_device
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from tqdm import trange
 
 from vlws.errors import InputError
 from vlws.files import write_atomically
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class Diverged(RuntimeError):
@@ -25,8 +27,8 @@ class Diverged(RuntimeError):
 
 
 def fit(
-    model: nn.Module,
-    loss_fn: Callable[[nn.Module, Any], torch.Tensor],
+    model: Model,
+    loss_fn: Callable[[Model, Any], torch.Tensor],
     batch: Callable[[int], Any],
     steps: int,
     optimizer: Optimizer,
@@ -59,7 +61,7 @@ def fit(
         Diverged: a loss that is not finite; weights in `out` are those of the last checkpoint.
         InputError: no steps, an unknown precision, or a checkpoint of another model.
     """
-    _check(steps, precision)
+    _check_settings(steps, precision)
     AcceleratorState._reset_state(reset_partial_state=True)  # else the first fit of a process decides for all
     accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
@@ -76,10 +78,7 @@ def fit(
             loss = loss_fn(model, send_to_device(batch(step), accelerator.device))
         value = loss.item()
         if not math.isfinite(value):
-            kept = (
-                f"the checkpoint in {out} is good" if out and (out / "checkpoint.pt").exists() else "nothing was saved"
-            )
-            raise Diverged(f"{label}: the loss was {value} at step {step + 1} of {steps}; {kept}; try a smaller lr.")
+            raise _diverged(f"{label}: the loss was {value} at step {step + 1} of {steps}", out)
         accelerator.backward(loss)
         if clip is not None:
             accelerator.clip_grad_norm_(model.parameters(), clip)
@@ -93,21 +92,11 @@ def fit(
             bar.set_postfix(loss=f"{sums / count:.4f}")
             sums = count = 0.0
             if out is not None:
-                out.mkdir(parents=True, exist_ok=True)
-                write_atomically(
-                    out / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history).encode()
-                )
+                _log(out, history)
         if out is not None and (last or (step + 1) % save_every == 0):
             _save(out, step + 1, history, bare, optimizer, scheduler)
     accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
     return history
-
-
-def _check(steps: int, precision: str) -> None:
-    if steps < 1:
-        raise InputError(f"steps={steps}: training takes 1 step or more.")
-    if precision not in ("no", "fp16", "bf16"):
-        raise InputError(f"precision={precision!r}: accepted are no, fp16 and bf16.")
 
 
 def epochs(n: int, batch_size: int, seed: int) -> Callable[[int], torch.Tensor]:
@@ -125,6 +114,40 @@ def epochs(n: int, batch_size: int, seed: int) -> Callable[[int], torch.Tensor]:
         return order[epoch][at * batch_size : (at + 1) * batch_size]
 
     return batch
+
+
+def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
+    """Linear warm-up over the first `warmup` (a share) of the steps, then a cosine that reaches 0 after the last.
+
+    The first step already has a rate above 0 (1/n of the full one, over n warm-up steps), unlike
+    `transformers.get_cosine_schedule_with_warmup`, whose first step has rate 0 and changes nothing.
+    """
+    first = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < first:
+            return (step + 1) / first
+        return 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, steps - first)))
+
+    return LambdaLR(optimizer, factor)
+
+
+def _check_settings(steps: int, precision: str) -> None:
+    if steps < 1:
+        raise InputError(f"steps={steps}: training takes 1 step or more.")
+    if precision not in ("no", "fp16", "bf16"):
+        raise InputError(f"precision={precision!r}: accepted are no, fp16 and bf16.")
+
+
+def _diverged(what: str, out: Path | None) -> Diverged:
+    saved = out is not None and (out / "checkpoint.pt").exists()
+    kept = f"the checkpoint in {out} is good" if saved else "nothing was saved"
+    return Diverged(f"{what}; {kept}; try a smaller lr.")
+
+
+def _log(out: Path, history: list[dict[str, float]]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history).encode())
 
 
 def _save(out: Path, step: int, history: list, model: nn.Module, optimizer: Any, scheduler: Any) -> None:

@@ -9,7 +9,7 @@ from transformers import AutoProcessor
 
 from backbones import blip2_emoji as p
 from vlws.data.emoji_world import counterfactual as cf
-from vlws.models.adapter import load_mllm
+from vlws.models.families import load_mllm
 from vlws.models.hub import ASSETS
 
 

@@ -10,8 +10,8 @@ from einops import rearrange
 from backbones import llava_emoji as pretrain
 from vlws.data.emoji_world import stories
 from vlws.data.emoji_world.scenes import CORPUS_SEED
-from vlws.models.adapter import load_mllm
 from vlws.models.clip import load_clip
+from vlws.models.families import load_mllm
 from vlws.models.hub import ASSETS, weights_hash
 from vlws.models.interleave import Reader
 

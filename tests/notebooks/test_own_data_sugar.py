@@ -9,7 +9,7 @@ from transformers import CLIPImageProcessorPil, LlamaConfig, LlavaConfig, LlavaF
 
 from vlws.data.documents import write_folder
 from vlws.data.emoji_world import stories
-from vlws.models.adapter import load_mllm
+from vlws.models.families import load_mllm
 
 SMALL = ["seeds=2", "documents=64", "stories=20", "items=20", "steps=3", "batch_size=8"]
 

@@ -11,7 +11,7 @@ from PIL import Image
 from vlws.data.documents import Document, Documents, Slice, read_folder, with_reference, write_folder
 from vlws.data.emoji_world import stories
 from vlws.errors import InputError
-from vlws.models.adapter import load_mllm
+from vlws.models.families import load_mllm
 from vlws.models.interleave import Reader
 
 

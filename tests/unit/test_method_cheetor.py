@@ -1,12 +1,20 @@
 """Cheetor on random-weight models of real classes: the invariants of a zero-initialised, frozen-backbone method."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from transformers import (
+    BertTokenizer,
     Blip2Config,
     Blip2ForConditionalGeneration,
     CLIPVisionConfig,
+    InstructBlipConfig,
+    InstructBlipForConditionalGeneration,
+    InstructBlipProcessor,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -19,14 +27,14 @@ from vlws.data.emoji_world import counterfactual as cf
 from vlws.errors import InputError
 from vlws.methods.cheetor import (
     Cheetor,
-    attention_map,
+    CheetorConfig,
     fit_cheetor,
     guidance_position,
-    least_attended,
-    significance,
-    upper_layers,
 )
-from vlws.models.adapter import adapt
+from vlws.models import added
+from vlws.models.attention import attention_map, least_attended, significance
+from vlws.models.families import adapt, load_mllm
+from vlws.models.upper import upper_layers
 from vlws.train import Diverged
 
 QUERIES, WIDTH, HIDDEN, LAYERS = 3, 20, 32, 4
@@ -106,20 +114,20 @@ def moved(cheetor, scale=0.5):
     """The second look after training would have moved it: no weight at zero."""
     torch.manual_seed(5)
     with torch.no_grad():
-        for parameter in cheetor.look.parameters():
+        for parameter in cheetor.second_look.parameters():
             parameter.add_(torch.randn_like(parameter) * scale)
     return cheetor
 
 
 @pytest.mark.parametrize("kind", ["llama", "opt"])
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("look", ["vpg", "heuristic"])
-def test_at_the_start_it_is_the_backbone(processor, kind, side, look):
+@pytest.mark.parametrize("second", ["vpg", "heuristic"])
+def test_at_the_start_it_is_the_backbone(processor, kind, side, second):
     mllm = blip2(processor, kind)
     batch = mllm.encode(*mixed(), padding_side=side)
-    cheetor = Cheetor(mllm, look=look)
+    cheetor = Cheetor(mllm, CheetorConfig(kind=second))
     assert (cheetor.run(batch).logits - mllm.run(batch).logits).abs().max() == 0
-    assert cheetor.fired == 1
+    assert cheetor.times_added == 1
 
 
 def test_at_the_start_it_is_the_backbone_in_half_precision(processor):
@@ -135,12 +143,12 @@ def test_only_the_new_parameters_are_trained(processor):
     mllm = blip2(processor)
     cheetor = Cheetor(mllm)
     expected = 2 * HIDDEN * WIDTH + HIDDEN + WIDTH + QUERIES * WIDTH
-    assert sum(p.numel() for p in cheetor.parameters()) == expected
+    assert sum(p.numel() for p in cheetor.trainable_parameters()) == expected
     assert not [p for p in mllm.model.parameters() if p.requires_grad]
-    assert torch.equal(cheetor.look.queries, mllm.model.query_tokens[0])  # a copy, not the same tensor
-    assert cheetor.look.queries.data_ptr() != mllm.model.query_tokens.data_ptr()
-    without = Cheetor(mllm, guided=False)
-    assert sum(p.numel() for p in without.parameters()) == expected - HIDDEN * WIDTH - WIDTH
+    assert torch.equal(cheetor.second_look.queries, mllm.model.query_tokens[0])  # a copy, not the same tensor
+    assert cheetor.second_look.queries.data_ptr() != mllm.model.query_tokens.data_ptr()
+    without = Cheetor(mllm, CheetorConfig(guided=False))
+    assert sum(p.numel() for p in without.trainable_parameters()) == expected - HIDDEN * WIDTH - WIDTH
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -152,7 +160,7 @@ def test_text_positions_stay_and_image_positions_change_after_one_step(processor
     batch = mllm.encode(*mixed(), padding_side=side)
     image = batch.input_ids == mllm.image_token_id
     seen = []
-    with cheetor.looking_twice(batch):
+    with cheetor.injecting(batch):
         hook = mllm.layers[cheetor.layer].register_forward_pre_hook(
             lambda module, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
         )
@@ -169,31 +177,31 @@ def test_gradients_reach_the_injection_first_then_all(processor):
     cheetor = Cheetor(mllm)
     prompts, pictures, answers = samples()
     batch = mllm.encode(prompts, pictures, answers=answers)
-    optimizer = torch.optim.SGD(cheetor.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(cheetor.trainable_parameters(), lr=0.1)
     cheetor.run(batch).loss.backward()
-    look = cheetor.look
-    assert look.inject.weight.grad.abs().max() > 0
-    assert look.inject.bias.grad.abs().max() > 0
-    for parameter in (look.queries, look.guide.weight, look.guide.bias):
+    second = cheetor.second_look
+    assert second.inject.weight.grad.abs().max() > 0
+    assert second.inject.bias.grad.abs().max() > 0
+    for parameter in (second.queries, second.guide.weight, second.guide.bias):
         assert parameter.grad.abs().max() == 0
     optimizer.step()
     optimizer.zero_grad()
     cheetor.run(batch).loss.backward()
-    for parameter in (look.queries, look.guide.weight, look.guide.bias):
+    for parameter in (second.queries, second.guide.weight, second.guide.bias):
         assert parameter.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("kind", ["llama", "opt"])
-def test_cached_decoding_is_uncached_decoding_and_looks_once(processor, kind):
+def test_cached_decoding_is_uncached_decoding_and_adds_the_second_look_once(processor, kind):
     mllm = blip2(processor, kind)
     cheetor = moved(Cheetor(mllm))
     batch = mllm.encode(*mixed(), padding_side="left")
-    cheetor.fired = 0
+    cheetor.times_added = 0
     cached = cheetor.generate(batch, 5)
-    assert cheetor.fired == 1
+    assert cheetor.times_added == 1
     embeds, mask, chosen = mllm.embed(batch), batch.attention_mask, []
     table = mllm.causal_lm.get_input_embeddings()
-    with torch.no_grad(), cheetor.looking_twice(batch):
+    with torch.no_grad(), cheetor.injecting(batch):
         for _ in range(5):
             positions = (mask.cumsum(1) - 1).clamp(min=0)
             out = mllm.causal_lm(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False)
@@ -211,7 +219,7 @@ def test_cached_decoding_is_uncached_decoding_and_looks_once(processor, kind):
 @pytest.mark.parametrize("layer", [0, 2, 3])
 def test_cached_states_give_the_loss_and_the_gradients_of_the_whole_model(processor, kind, layer):
     mllm = blip2(processor, kind)
-    cheetor = moved(Cheetor(mllm, layer=layer), 0.1)
+    cheetor = moved(Cheetor(mllm, CheetorConfig(layer=layer)), 0.1)
     prompts, pictures, answers = samples(5)
     states = cheetor.states(prompts, pictures, answers, chunk=2)
     found = {}
@@ -219,10 +227,10 @@ def test_cached_states_give_the_loss_and_the_gradients_of_the_whole_model(proces
         ("states", lambda: cheetor.loss(states)),
         ("hooks", lambda: cheetor.run(mllm.encode(prompts, pictures, answers=answers)).loss),
     ]:
-        cheetor.look.zero_grad()
+        cheetor.second_look.zero_grad()
         value = loss()
         value.backward()
-        found[name] = [value.detach(), *(p.grad.clone() for p in cheetor.parameters())]
+        found[name] = [value.detach(), *(p.grad.clone() for p in cheetor.trainable_parameters())]
     for fast, slow in zip(found["states"], found["hooks"], strict=True):
         torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-6)
 
@@ -249,7 +257,11 @@ def test_guidance_comes_from_the_last_token_of_the_prompt(processor):
     cheetor = moved(Cheetor(mllm))
     same = mllm.encode(prompts, pictures, answers=[" red"] * 3)
     for row in range(3):  # so the answer that follows changes nothing of what is added
-        first, second = (cheetor.hidden(b, 4)[row, : starts[row]] for b in (batch, same))
+        found = []
+        for b in (batch, same):
+            with cheetor.injecting(b):
+                found.append(mllm.hidden(b, LAYERS)[row, : starts[row]])
+        first, second = found
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
 
 
@@ -293,7 +305,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(processor
 def test_linear_vpg_on_a_llava(processor, side):
     mllm = llava(processor)
     batch = mllm.encode(*mixed(), padding_side=side)
-    cheetor = Cheetor(mllm, look="linear")
+    cheetor = Cheetor(mllm, CheetorConfig(kind="linear"))
     assert (cheetor.run(batch).logits - mllm.run(batch).logits).abs().max() == 0
     assert not [p for p in mllm.model.parameters() if p.requires_grad]
     prompts, pictures, answers = samples(4)
@@ -303,11 +315,60 @@ def test_linear_vpg_on_a_llava(processor, side):
     assert cheetor.loss(states).item() < start
     whole = cheetor.run(mllm.encode(prompts, pictures, answers=answers)).loss
     torch.testing.assert_close(cheetor.loss(states), whole, rtol=1e-4, atol=1e-5)
-    assert all((p.grad is None) == (not p.requires_grad) for p in cheetor.look.parameters())
+    assert all((p.grad is None) == (not p.requires_grad) for p in cheetor.second_look.parameters())
     assert moved(cheetor).generate(mllm.encode(*mixed(), padding_side="left"), 3)
 
 
-# --- where the VPG looks --------------------------------------------------------------------------------------------
+# --- InstructBLIP ---------------------------------------------------------------------------------------------------
+
+
+def instructblip(processor):
+    """A Q-Former that reads the text beside its queries."""
+    torch.manual_seed(0)
+    tower = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    words = BertTokenizer(
+        vocab={w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "what", "is", "this"])}
+    )
+    config = InstructBlipConfig(
+        vision_config=tower | {"image_size": 48, "patch_size": 12, "initializer_range": 0.2},
+        qformer_config=tower
+        | {"vocab_size": 7, "hidden_size": WIDTH, "encoder_hidden_size": 24, "initializer_range": 0.2},
+        text_config=text_config("llama", processor.tokenizer).to_dict(),
+        num_query_tokens=QUERIES,
+        image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    model = InstructBlipForConditionalGeneration(config).eval()
+    model.query_tokens.data.normal_()
+    pictures = processor.image_processor
+    return adapt(model, InstructBlipProcessor(pictures, processor.tokenizer, words, num_query_tokens=QUERIES))
+
+
+def test_instructblip_is_the_backbone_at_first_and_trains_from_states(processor):
+    mllm = instructblip(processor)
+    cheetor = Cheetor(mllm)
+    batch = mllm.encode(*mixed(), padding_side="left")
+    assert torch.equal(cheetor.run(batch).logits, mllm.run(batch).logits)
+    prompts, pictures, answers = samples(4)
+    prompts = ["<image> what is this? <image>", *prompts[1:]]  # instructions of different length
+    states = cheetor.states(prompts, pictures, answers, chunk=2)
+    moved(cheetor, 0.1)
+    whole = cheetor.run(mllm.encode(prompts, pictures, answers=answers)).loss
+    torch.testing.assert_close(cheetor.loss(states), whole, rtol=1e-4, atol=1e-5)
+    start = cheetor.loss(states).item()
+    fit_cheetor(cheetor, [states], 20, [4], lr=1e-2, label="")
+    assert cheetor.loss(states).item() < start
+
+
+def test_instructblip_has_attention_maps_with_and_without_an_instruction(processor):
+    mllm = instructblip(processor)
+    batch = mllm.encode(["<image> what is this"], [mixed(1)[1][0]])
+    features = mllm.vision_features(batch)
+    alone, told = attention_map(mllm, features), attention_map(mllm, features, instructions=batch.extra)
+    assert alone.shape == told.shape == (1, 16)
+    assert not torch.allclose(alone, told)
+
+
+# --- what the VPG attends to ------------------------------------------------------------------------------------------
 
 
 def test_attention_map_is_the_mean_over_layers_heads_and_queries(processor):
@@ -327,7 +388,7 @@ def test_attention_map_is_the_mean_over_layers_heads_and_queries(processor):
         for k in (0, 2)
     ]
     with torch.no_grad():
-        mllm.look(features, mllm.model.query_tokens, batch)
+        mllm.qformer_outputs(features, mllm.model.query_tokens, batch.extra)
     for hook in hooks:
         hook.remove()
     maps = []
@@ -368,15 +429,15 @@ def test_a_model_without_a_q_former_is_refused(processor):
     with pytest.raises(InputError, match="LlavaForConditionalGeneration has no Q-Former"):
         Cheetor(llava(processor))
     with pytest.raises(InputError, match="has no projection of patches"):
-        Cheetor(blip2(processor), look="linear")
-    with pytest.raises(InputError, match="look='twice': accepted are vpg, linear, heuristic"):
-        Cheetor(blip2(processor), look="twice")
+        Cheetor(blip2(processor), CheetorConfig(kind="linear"))
+    with pytest.raises(InputError, match="kind='twice': accepted are vpg, linear, heuristic"):
+        Cheetor(blip2(processor), CheetorConfig(kind="twice"))
 
 
 @pytest.mark.parametrize("layer", [-1, LAYERS, 99])
 def test_a_layer_out_of_range_is_refused(processor, layer):
     with pytest.raises(InputError, match=f"layer={layer}: .* layers 0 to {LAYERS - 1}"):
-        Cheetor(blip2(processor), layer=layer)
+        Cheetor(blip2(processor), CheetorConfig(layer=layer))
 
 
 def test_samples_that_cannot_be_learned_from_are_refused(processor):
@@ -391,5 +452,56 @@ def test_samples_that_cannot_be_learned_from_are_refused(processor):
         cheetor.states(["a", "b"], [[], []], answers)
     with pytest.raises(InputError, match="Answer 1 is empty"):
         cheetor.states(prompts, pictures, [answers[0], " "])
-    with pytest.raises(InputError, match="1 sets of samples and 2 batch sizes"):
+    with pytest.raises(InputError, match="1 sets of samples and 2 batch sizes; give one size per set"):
         fit_cheetor(cheetor, [cheetor.states(prompts, pictures, answers)], 1, [1, 1])
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------------
+
+
+FRESH = """
+import sys
+from vlws.methods.cheetor import Cheetor
+from vlws.models.families import load_mllm
+from vlws.data.emoji_world import counterfactual as cf
+mllm = load_mllm("blip2-emoji", "cpu")
+pictures = [[image] for image in cf.render(cf.sample(3, 7))]
+batch = mllm.encode(["<image> what is this?"] * 3, pictures, padding_side="left")
+print(Cheetor.from_pretrained(sys.argv[1], mllm).run(batch).logits.double().sum(-1).tolist())
+"""
+
+
+def test_a_saved_second_look_is_the_same_in_a_fresh_process(tmp_path):
+    mllm = load_mllm("blip2-emoji", "cpu")
+    cheetor = moved(Cheetor(mllm, CheetorConfig(layer=1)), 0.1)
+    batch = mllm.encode(
+        ["<image> what is this?"] * 3, [[image] for image in cf.render(cf.sample(3, 7))], padding_side="left"
+    )
+    cheetor.save_pretrained(tmp_path / "saved")
+    done = subprocess.run([sys.executable, "-c", FRESH, tmp_path / "saved"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = cheetor.run(batch).logits.double().sum(-1)
+    torch.testing.assert_close(torch.tensor(json.loads(done.stdout)).double(), expected, rtol=1e-6, atol=1e-6)
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_added_weights_travel_as_arrays(processor):
+    mllm = blip2(processor)
+    trained, other = moved(Cheetor(mllm)), Cheetor(mllm)
+    assert all(isinstance(value, np.ndarray) for value in trained.state_dict().values())
+    other.load_state_dict(trained.state_dict())
+    batch = mllm.encode(*mixed())
+    assert torch.equal(other.run(batch).logits, trained.run(batch).logits)
+    assert not torch.equal(other.run(batch).logits, mllm.run(batch).logits)
+
+
+def test_a_folder_of_another_method_or_backbone_is_refused(processor, tmp_path):
+    mllm = blip2(processor)
+    with pytest.raises(InputError, match="holds no Cheetor"):
+        Cheetor.from_pretrained(tmp_path, mllm)
+    Cheetor(mllm).save_pretrained(tmp_path / "saved")
+    with pytest.raises(InputError, match="made for a backbone of hidden_size 32, num_layers 4; the one given has"):
+        Cheetor.from_pretrained(tmp_path / "saved", load_mllm("blip2-emoji", "cpu"))
+    added.save_added(tmp_path / "sugar", "Sugar", {}, mllm.sizes, {})
+    with pytest.raises(InputError, match="holds Sugar, not Cheetor"):
+        Cheetor.from_pretrained(tmp_path / "sugar", mllm)

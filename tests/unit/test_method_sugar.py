@@ -16,9 +16,9 @@ from vlws.data.documents import Document, Documents, Slice
 from vlws.data.emoji_world import stories
 from vlws.errors import InputError
 from vlws.methods import sugar
-from vlws.models.adapter import adapt
 from vlws.models.clip import load_clip
 from vlws.models.experts import SliceEmbeddings, encoder_experts, latent_experts, slices_of
+from vlws.models.families import adapt
 from vlws.models.interleave import Reader
 from vlws.train import Diverged
 

@@ -1,4 +1,4 @@
-"""One road through every multimodal language model: on random weights of the real classes, it is the model's own."""
+"""Every family of multimodal language models: on random weights of the real classes, the adapter is the model's own."""
 
 import dataclasses
 import re
@@ -31,8 +31,9 @@ from transformers import (
 )
 
 from vlws.errors import InputError
-from vlws.models import adapter as adapters
-from vlws.models.adapter import Parts, adapt, load_mllm
+from vlws.models import families
+from vlws.models.adapter import Parts
+from vlws.models.families import adapt, load_mllm
 
 SIDE, PATCH, WIDTH = 16, 8, 32
 SPECIAL = ["<pad>", "<s>", "</s>", "<image>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -192,7 +193,7 @@ def real(batch, values: torch.Tensor) -> list[torch.Tensor]:
 def own_inputs(mllm, batch) -> dict:
     """What the model's own forward takes."""
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "pixel_values": batch.pixel_values}
-    if isinstance(mllm, adapters.QwenVLAdapter):
+    if isinstance(mllm, families.QwenVLAdapter):
         inputs["mm_token_type_ids"] = (batch.input_ids == mllm.image_token_id).int()
     return inputs | batch.extra
 
@@ -201,7 +202,7 @@ def own_inputs(mllm, batch) -> dict:
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_each_picture_has_its_span_of_image_tokens_in_the_order_of_the_marks(mllm, pictures, side):
+def test_each_picture_has_its_span_of_image_tokens_in_the_order_of_the_placeholders(mllm, pictures, side):
     batch = mllm.encode(TEXTS, pictures, padding_side=side)
     assert batch.image_spans[:, 0].tolist() == [0, 0, 1, 3, 3, 3]
     inside = torch.zeros_like(batch.input_ids, dtype=torch.bool)
@@ -271,7 +272,7 @@ def test_padding_changes_nothing_at_real_tokens(mllm, pictures):
     alone = [mllm.encode([text], [row]) for text, row in zip(TEXTS, pictures, strict=True)]
     for a, b, one in zip(real(right, mllm.run(right).logits), real(left, mllm.run(left).logits), alone, strict=True):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-4)
-        if not isinstance(mllm, adapters.InstructBlipAdapter):  # its Q-Former reads the text of the row
+        if not isinstance(mllm, families.InstructBlipAdapter):  # its Q-Former reads the text of the row
             torch.testing.assert_close(a, mllm.run(one).logits[0], atol=2e-4, rtol=1e-4)
 
 
@@ -398,12 +399,12 @@ def test_a_second_look_with_other_queries_sees_the_same_pictures_otherwise(pictu
     mllm = adapt(spread(model), processor)
     batch = mllm.encode(TEXTS, pictures)
     features = mllm.vision_features(batch)
-    first = mllm.look(features, mllm.model.query_tokens, batch).last_hidden_state
+    first = mllm.qformer_outputs(features, mllm.model.query_tokens, batch.extra).last_hidden_state
     torch.testing.assert_close(mllm.model.language_projection(first), mllm.embed_images(batch))
     shifted = mllm.model.query_tokens + torch.randn(len(features), 1, first.shape[-1])
-    assert mllm.look(features, shifted, batch).last_hidden_state.shape == first.shape
+    assert mllm.qformer_outputs(features, shifted, batch.extra).last_hidden_state.shape == first.shape
     model.set_attn_implementation("eager")
-    looked = mllm.look(features, shifted, batch, output_attentions=True)
+    looked = mllm.qformer_outputs(features, shifted, batch.extra, output_attentions=True)
     assert looked.cross_attentions[0].shape == (len(features), 2, 3, (SIDE // PATCH) ** 2 + 1)
 
 
@@ -421,7 +422,7 @@ def refused(sentence: str):
 
 
 def test_marks_and_pictures_must_match(llava, pictures):
-    with refused("Text 0 marks 2 pictures with <image>, but 1 were given; it needs one mark a picture."):
+    with refused("Text 0 marks 2 pictures with <image>, but 1 were given; it needs one <image> per picture."):
         llava.encode(TEXTS[:1], [pictures[0][:1]])
     with refused("2 texts, 1 lists of pictures and 2 answers were given; each text needs one of each."):
         llava.encode(["a", "b"], [[]])
@@ -485,10 +486,10 @@ def test_an_encoder_decoder_is_refused():
         adapt(Blip2ForConditionalGeneration(config), processor)
 
 
-def test_embeddings_of_another_width_are_refused():
+def test_embeddings_of_another_dimension_are_refused():
     model, processor = make_blip2()
     model.config.text_config.word_embed_proj_dim = 16
-    with refused("The language model's embeddings have width 16, but pictures enter at 32; accepted are"):
+    with refused("The language model's embeddings have dimension 16, but pictures enter at 32; accepted are"):
         adapt(Blip2ForConditionalGeneration(model.config), processor)
 
 

@@ -1,6 +1,7 @@
 """The training loop: learns, resumes to the same bytes, and stops where the loss is no number."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -104,7 +105,7 @@ def test_killed_it_leaves_nothing_half_written(tmp_path):
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=os.environ, capture_output=True)
     assert done.returncode == -signal.SIGKILL
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 20
-    assert not list(tmp_path.glob("*.part"))
+    assert {path.name for path in tmp_path.iterdir()} <= {"checkpoint.pt", "metrics.jsonl"}
 
 
 def test_a_finished_run_is_returned_without_a_step(tmp_path):
@@ -170,6 +171,22 @@ def test_a_checkpoint_of_a_longer_run_is_refused(tmp_path):
 def test_bad_settings_are_refused(given, says):
     with pytest.raises(InputError, match=says):
         fit(regression(), **given)
+
+
+@pytest.mark.parametrize(("steps", "warmup", "first"), [(64, 0.03, 2), (300, 0.1, 30), (8, 0.0, 1), (1, 0.1, 1)])
+def test_the_rate_rises_in_a_line_and_falls_in_a_cosine(steps, warmup, first):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = train.warmup_cosine(optimizer, steps, warmup)
+    rates = []
+    for _ in range(steps + 1):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    rise = [2.0 * (step + 1) / first for step in range(first)]
+    fall = [1 + math.cos(math.pi * (step - first) / max(1, steps - first)) for step in range(first, steps + 1)]
+    assert rates == pytest.approx(rise + fall)
+    assert rates[0] > 0
+    assert rates[-1] == pytest.approx(0 if steps > 1 else 2.0)
 
 
 def test_epochs_visit_every_item_once_and_depend_on_the_step_alone():

@@ -1,11 +1,11 @@
 """What a method needs of a multimodal language model, the same for LLaVA, BLIP-2 and Qwen2.5-VL.
 
-    mllm = load_mllm("Salesforce/blip2-opt-2.7b")  # or adapt(model, processor)
+    mllm = load_mllm("Salesforce/blip2-opt-2.7b")  # or adapt(model, processor); both of `models.families`
     batch = mllm.encode(["<image> and <image> differ in"], [[first, second]])
     mllm.hidden(batch, mllm.num_layers // 2)  # "batch len hidden"
     mllm.generate(mllm.encode(texts, images, padding_side="left"), max_new_tokens=8)
 
-Every model takes the same road: pictures -> `vision_features` (frozen, worth caching) -> `embed_images` (projector or
+Every model takes the same steps: pictures -> `vision_features` (frozen, worth caching) -> `embed_images` (projector or
 Q-Former) -> `embed` (text with the pictures in place) -> `run`. Modules that peft replaces in the model keep working.
 """
 
@@ -17,31 +17,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
-from transformers import (
-    AutoImageProcessor,
-    AutoProcessor,
-    AutoTokenizer,
-    BaseImageProcessor,
-    Blip2ForConditionalGeneration,
-    InstructBlipForConditionalGeneration,
-    LlavaForConditionalGeneration,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-    Qwen2_5_VLForConditionalGeneration,
-)
-from transformers.utils import ModelOutput, logging
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vlws.errors import InputError
 from vlws.models.clip import pixels
-from vlws.models.hub import locate, resolve_device
 
-MARK = "<image>"  # stands for one picture in every text
+IMAGE_PLACEHOLDER = "<image>"  # stands for one picture in every text
 IGNORED = -100  # label of a token without a loss
-Picture = Image.Image | np.ndarray | Tensor  # PIL, uint8 RGB "h w 3", or one row of `vision_features`
+ImageInput = Image.Image | np.ndarray | Tensor  # PIL, uint8 RGB "h w 3", or one row of `vision_features`
 
 
 @dataclass(frozen=True)
@@ -65,6 +51,12 @@ class Batch:
     labels: Tensor | None
     extra: dict[str, Tensor]
 
+    @property
+    def image_places(self) -> Tensor:
+        """ "n token" int64: the positions of each picture's tokens, where all pictures have equally many."""
+        start, stop = self.image_spans[:, 1:].T
+        return start[:, None] + torch.arange(int(stop[0] - start[0]), device=start.device)
+
     def to(self, device: torch.device | str) -> "Batch":
         return replace(self, **{field.name: _to(getattr(self, field.name), device) for field in fields(self)})
 
@@ -85,7 +77,7 @@ class Parts(NamedTuple):
 
 
 class Adapter(ABC):
-    """The parts and steps of one model; `adapt` and `load_mllm` make it.
+    """The parts and steps of one model; `families.adapt` and `families.load_mllm` make it.
 
     Attributes:
         causal_lm: from embeddings to logits, with `generate`.
@@ -94,7 +86,7 @@ class Adapter(ABC):
         image_token, image_token_id: what stands in the text where a picture goes.
     """
 
-    own_token = MARK  # where the processor names none
+    default_image_token = IMAGE_PLACEHOLDER  # where the processor names none
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin | Parts) -> None:
         self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
@@ -105,18 +97,18 @@ class Adapter(ABC):
                 f"{type(model).__name__} over {type(self.causal_lm).__name__}, an encoder-decoder, was given; accepted "
                 "are decoder-only language models, as in Salesforce/blip2-opt-2.7b."
             )
-        width = self.causal_lm.get_input_embeddings().embedding_dim
-        if width != config.hidden_size:  # transformers would scatter pictures into it without an error
+        dim = self.causal_lm.get_input_embeddings().embedding_dim
+        if dim != config.hidden_size:  # transformers would scatter pictures into it without an error
             raise InputError(
-                f"The language model's embeddings have width {width}, but pictures enter at {config.hidden_size}; "
-                "accepted are language models whose embeddings are as wide as their layers."
+                f"The language model's embeddings have dimension {dim}, but pictures enter at {config.hidden_size}; "
+                "accepted are language models whose embeddings have the dimension of their layers."
             )
         self.decoder: PreTrainedModel = self.causal_lm.get_decoder()
         self.layers: nn.ModuleList = self.decoder.layers
         self.lm_head: nn.Module = self.causal_lm.get_output_embeddings()
         self.num_layers, self.hidden_size = len(self.layers), config.hidden_size
         self.max_length: int | None = getattr(config, "max_position_embeddings", None)
-        self.image_token = str(getattr(processor, "image_token", self.own_token))
+        self.image_token = str(getattr(processor, "image_token", self.default_image_token))
         self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
         expected = model.config.image_token_id
         if self.image_token_id is None or expected not in (None, self.image_token_id):
@@ -124,6 +116,11 @@ class Adapter(ABC):
                 f"The tokenizer has {self.image_token} as token {self.image_token_id}, but the model expects pictures "
                 f"at token {expected}; give the processor that was saved with the model."
             )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What added weights must fit: `hidden_size` and `num_layers` of the language model."""
+        return {"hidden_size": self.hidden_size, "num_layers": self.num_layers}
 
     @property
     def device(self) -> torch.device:
@@ -138,60 +135,49 @@ class Adapter(ABC):
     def encode(
         self,
         texts: Sequence[str],
-        images: Sequence[Sequence[Picture]],
+        images: Sequence[Sequence[ImageInput]],
         padding_side: str = "right",
         answers: Sequence[str] | None = None,
     ) -> Batch:
-        """n texts, each with one picture a mark "<image>", and with its answer after it -> a batch on the CPU.
+        """n texts, each with one picture per placeholder "<image>", and with its answer after it -> a batch on the CPU.
 
         Pictures are all PIL or arrays, or all rows of `vision_features`. Tokens of an answer, and the end token after
         it, follow the text's own; they alone have labels. The tokenizer's start token comes first in every row.
 
         Raises:
-            InputError: marks and pictures that do not match in number, an empty answer, texts, pictures and answers
-                of different number, more tokens than the model has positions, an unknown padding side.
+            InputError: numbers of placeholders and pictures, or of texts, pictures and answers, that differ; an empty
+                answer; more tokens than the model has positions; an unknown padding side.
         """
-        if not len(texts) == len(images) == len(texts if answers is None else answers):
-            raise InputError(
-                f"{len(texts)} texts, {len(images)} lists of pictures and {len(answers or texts)} answers were given; "
-                "each text needs one of each."
-            )
-        if padding_side not in ("left", "right"):
-            raise InputError(f"padding_side={padding_side!r}: accepted are left and right.")
-        for i, (text, pictures) in enumerate(zip(texts, images, strict=True)):
-            if text.count(MARK) != len(pictures):
-                raise InputError(
-                    f"Text {i} marks {text.count(MARK)} pictures with {MARK}, but {len(pictures)} were given; it needs "
-                    "one mark a picture."
-                )
+        _check_texts(texts, images, answers, padding_side)
         pictures = [picture for row in images for picture in row]
-        pixel_values, features, counts, extra = self._read(pictures) if pictures else (None, None, [], {})
-        extra |= self._instructions(texts, [len(row) for row in images])
+        pixel_values, features, counts, extra = self.read_images(pictures) if pictures else (None, None, [], {})
+        extra |= self.read_instructions(texts, [len(row) for row in images])
         tokens = iter(counts)
-        marked = [re.sub(MARK, lambda _: self._marked(next(tokens)), text) for text in texts]
-        rows, starts = self.tokenizer(marked)["input_ids"], None
+        marked = [re.sub(IMAGE_PLACEHOLDER, lambda _: self.image_text(next(tokens)), text) for text in texts]
+        rows = self.tokenizer(marked)["input_ids"]
+        prompt_lengths = torch.tensor([len(row) for row in rows])
         if answers is not None:
-            for i, answer in enumerate(answers):
-                if not answer.strip():
-                    raise InputError(f"Answer {i} is empty; each sample needs one to learn from.")
-            starts = [len(row) for row in rows]
             tails = self.tokenizer(list(answers), add_special_tokens=False)["input_ids"]
             end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
             rows = [row + tail + end for row, tail in zip(rows, tails, strict=True)]
         input_ids, attention_mask, offsets = self._pad(rows, padding_side)
-        at = torch.nonzero(input_ids == self.image_token_id)
+        spans = self._image_spans(input_ids, counts)
+        labels = None
+        if answers is not None:
+            answered = torch.arange(input_ids.shape[1]) >= (offsets + prompt_lengths)[:, None]
+            labels = input_ids.masked_fill(~(answered & attention_mask.bool()), IGNORED)
+        return Batch(input_ids, attention_mask, spans, pixel_values, features, labels, extra)
+
+    def _image_spans(self, input_ids: Tensor, counts: list[int]) -> Tensor:
+        """(row, start, stop) of each picture, "n 3"; picture i has `counts[i]` tokens."""
+        at = torch.nonzero(input_ids == self.image_token_id)  # "token 2" (row, column)
         first = torch.tensor([0, *counts], dtype=torch.long).cumsum(0)
         if first[-1] != len(at):
             raise InputError(
-                f"The texts hold {len(at)} image tokens where their pictures need {first[-1]}; write {MARK} for a "
-                f"picture, and no {self.image_token} of your own."
+                f"The texts hold {len(at)} image tokens where their pictures need {first[-1]}; write "
+                f"{IMAGE_PLACEHOLDER} for a picture, and no {self.image_token} of your own."
             )
-        spans = torch.stack([at[first[:-1], 0], at[first[:-1], 1], at[first[1:] - 1, 1] + 1], dim=1)
-        labels = None
-        if starts is not None:
-            answered = torch.arange(input_ids.shape[1]) >= (offsets + torch.tensor(starts))[:, None]
-            labels = input_ids.masked_fill(~(answered & attention_mask.bool()), IGNORED)
-        return Batch(input_ids, attention_mask, spans, pixel_values, features, labels, extra)
+        return torch.stack([at[first[:-1], 0], at[first[:-1], 1], at[first[1:] - 1, 1] + 1], dim=1)
 
     def _pad(self, rows: list[list[int]], side: str) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of ids -> input_ids, attention_mask "batch len", and where each row starts "batch"."""
@@ -211,7 +197,7 @@ class Adapter(ABC):
         return input_ids, attention_mask, offsets
 
     def embed_images(self, batch: Batch) -> Tensor | list[Tensor]:
-        """What stands at the image tokens: "image token hidden", or one "token hidden" a picture (Qwen2.5-VL)."""
+        """What stands at the image tokens: "image token hidden", or one "token hidden" per picture (Qwen2.5-VL)."""
         return self.project(self.vision_features(batch) if batch.features is None else batch.features, batch)
 
     def embed(self, batch: Batch) -> Tensor:
@@ -246,7 +232,7 @@ class Adapter(ABC):
         *,
         output_hidden_states: bool = False,
         use_cache: bool = False,
-    ) -> ModelOutput:
+    ) -> CausalLMOutputWithPast:
         """The language model over the batch: `.logits` "batch len vocab", `.hidden_states`, and `.loss` with labels.
 
         The loss is the mean cross-entropy of all tokens with a label. `inputs_embeds` "batch len hidden" replace those
@@ -310,193 +296,52 @@ class Adapter(ABC):
 
     @abstractmethod
     def vision_features(self, batch: Batch) -> Tensor | list[Tensor]:
-        """What the vision tower gives for each picture, a row each; rows may stand for pictures in `encode`."""
+        """What the vision tower gives, one row per picture; rows may stand for pictures in `encode`."""
 
     @abstractmethod
     def project(self, features: Tensor | list[Tensor], batch: Batch) -> Tensor | list[Tensor]:
         """Vision features -> what stands at the image tokens."""
 
     @abstractmethod
-    def _tokens(self, height: int, width: int) -> int:
-        """How many tokens a picture of so many pixels has."""
+    def num_image_tokens(self, height: int, width: int) -> int:
+        """Number of tokens of a picture of `height` x `width` pixels."""
 
-    def _read(self, pictures: list[Picture]) -> tuple[Tensor | None, Tensor | list | None, list[int], dict]:
+    def read_images(self, pictures: list[ImageInput]) -> tuple[Tensor | None, Tensor | list | None, list[int], dict]:
         """Pictures -> pixel_values, features (one of the two is None), tokens of each picture, extra."""
         vision = self.model.config.vision_config
         if isinstance(pictures[0], Tensor):
-            count = self._tokens(vision.image_size, vision.image_size)
+            count = self.num_image_tokens(vision.image_size, vision.image_size)
             return None, torch.stack(pictures), [count] * len(pictures), {}
         same = all(isinstance(p, np.ndarray) and p.shape == pictures[0].shape for p in pictures)
         values = pixels(self.processor, np.stack(pictures) if same else pictures, vision.image_size)
-        return values, None, [self._tokens(*values.shape[-2:])] * len(pictures), {}
+        return values, None, [self.num_image_tokens(*values.shape[-2:])] * len(pictures), {}
 
-    def _instructions(self, texts: Sequence[str], counts: list[int]) -> dict[str, Tensor]:
-        """What the vision side reads of the texts."""
+    def read_instructions(self, texts: Sequence[str], counts: list[int]) -> dict[str, Tensor]:
+        """`Batch.extra` that the vision side reads of the texts; `counts` pictures in each."""
         return {}
 
-    def _marked(self, tokens: int) -> str:
-        """What replaces a mark in the text."""
+    def image_text(self, tokens: int) -> str:
+        """What replaces the placeholder of a picture of so many tokens."""
         return self.image_token * tokens
 
 
-class LlavaAdapter(Adapter):
-    """LLaVA: every patch of the tower becomes a token through a projector."""
-
-    def vision_features(self, batch: Batch) -> Tensor:
-        """ "image patch width": the configured layers side by side, the class token dropped where the model does."""
-        config = self.model.config
-        layers = config.vision_feature_layer
-        tower = self.model.model.vision_tower
-        states = tower(batch.pixel_values.to(self.dtype), output_hidden_states=True).hidden_states
-        features = torch.cat([states[k] for k in ([layers] if isinstance(layers, int) else layers)], dim=-1)
-        return features[:, 1:] if config.vision_feature_select_strategy == "default" else features
-
-    def project(self, features: Tensor, batch: Batch) -> Tensor:
-        return self.model.model.multi_modal_projector(features.to(self.dtype))
-
-    def _tokens(self, height: int, width: int) -> int:
-        patch = self.processor.patch_size or self.model.config.vision_config.patch_size
-        dropped = self.processor.vision_feature_select_strategy == "default"
-        return (height // patch) * (width // patch) + self.processor.num_additional_image_tokens - dropped
-
-
-class Blip2Adapter(Adapter):
-    """BLIP-2: a Q-Former reads the patches with a few queries, and each query becomes a token."""
-
-    def vision_features(self, batch: Batch) -> Tensor:
-        """ "image patch width", the class token first."""
-        return self.model.vision_model(batch.pixel_values.to(self.dtype)).last_hidden_state
-
-    def look(self, features: Tensor, query_embeds: Tensor, batch: Batch, **options) -> ModelOutput:
-        """The Q-Former over features "image patch width" with queries "image query width" (or "1 query width").
-
-        `options` go to the Q-Former (output_attentions=True). Its `.last_hidden_state` is "image query width".
-        """
-        queries = query_embeds.expand(len(features), -1, -1)
-        return self.model.qformer(query_embeds=queries, encoder_hidden_states=features, **options)
-
-    def project(self, features: Tensor, batch: Batch) -> Tensor:
-        queries = self.look(features, self.model.query_tokens, batch).last_hidden_state
-        return self.model.language_projection(queries.to(self.dtype))
-
-    def _tokens(self, height: int, width: int) -> int:
-        return self.model.config.num_query_tokens
-
-
-class InstructBlipAdapter(Blip2Adapter):
-    """InstructBLIP: a Q-Former that reads the text (without its marks) beside its queries."""
-
-    def look(self, features: Tensor, query_embeds: Tensor, batch: Batch, **options) -> ModelOutput:
-        queries = query_embeds.expand(len(features), -1, -1)
-        mask = torch.cat([queries.new_ones(queries.shape[:2]).long(), batch.extra["qformer_attention_mask"]], dim=1)
-        out = self.model.qformer(
-            input_ids=batch.extra["qformer_input_ids"],
-            attention_mask=mask,
-            query_embeds=queries.to(self.dtype),
-            encoder_hidden_states=features.to(self.dtype),
-            **options,
+def _check_texts(
+    texts: Sequence[str], images: Sequence[Sequence[ImageInput]], answers: Sequence[str] | None, padding_side: str
+) -> None:
+    """InputError unless every text has its pictures and, where there are answers, an answer with words."""
+    if not len(texts) == len(images) == len(texts if answers is None else answers):
+        raise InputError(
+            f"{len(texts)} texts, {len(images)} lists of pictures and {len(answers or texts)} answers were given; "
+            "each text needs one of each."
         )
-        out.last_hidden_state = out.last_hidden_state[:, : queries.shape[1]]
-        return out
-
-    def _instructions(self, texts: Sequence[str], counts: list[int]) -> dict[str, Tensor]:
-        plain = [
-            text.replace(MARK, "").strip() for text, count in zip(texts, counts, strict=True) for _ in range(count)
-        ]
-        if not plain:
-            return {}
-        tokens = self.processor.qformer_tokenizer(plain, padding=True, padding_side="right", return_tensors="pt")
-        return {"qformer_input_ids": tokens.input_ids, "qformer_attention_mask": tokens.attention_mask}
-
-
-class QwenVLAdapter(Adapter):
-    """Qwen2.5-VL: pictures of any size, a token for each merged patch, positions of time, height and width."""
-
-    own_token = "<|image_pad|>"
-
-    def vision_features(self, batch: Batch) -> list[Tensor]:
-        """One "height width hidden" a picture, counted in tokens: the tower has its projector inside."""
-        rows = self.model.get_image_features(batch.pixel_values, batch.extra["image_grid_thw"]).pooler_output
-        width = (batch.extra["image_grid_thw"][:, 2] // self._merge).tolist()
-        return [rearrange(row, "(h w) hidden -> h w hidden", w=w) for row, w in zip(rows, width, strict=True)]
-
-    def project(self, features: list[Tensor], batch: Batch) -> list[Tensor]:
-        return [rearrange(row, "h w hidden -> (h w) hidden") for row in features]
-
-    def positions(self, batch: Batch) -> Tensor:
-        kinds = (batch.input_ids == self.image_token_id).int()
-        grid = batch.extra.get("image_grid_thw")
-        return self.model.model.get_rope_index(
-            batch.input_ids, kinds, image_grid_thw=grid, attention_mask=batch.attention_mask
-        )[0]
-
-    @property
-    def _merge(self) -> int:
-        return self.model.config.vision_config.spatial_merge_size
-
-    def _tokens(self, height: int, width: int) -> int:
-        return height * width // self._merge**2
-
-    def _read(self, pictures: list[Picture]) -> tuple[Tensor | None, list | None, list[int], dict]:
-        if isinstance(pictures[0], Tensor):
-            grid = torch.tensor([[1, p.shape[0] * self._merge, p.shape[1] * self._merge] for p in pictures])
-            values, features = None, pictures
-        else:
-            read = self.processor.image_processor(images=pictures, return_tensors="pt")
-            grid, values, features = read["image_grid_thw"], read["pixel_values"], None
-        counts = [self._tokens(height, width) for _, height, width in grid.tolist()]
-        return values, features, counts, {"image_grid_thw": grid}
-
-    def _marked(self, tokens: int) -> str:
-        return f"<|vision_start|>{self.image_token * tokens}<|vision_end|>"
-
-
-ADAPTERS: dict[type[PreTrainedModel], type[Adapter]] = {
-    LlavaForConditionalGeneration: LlavaAdapter,
-    Blip2ForConditionalGeneration: Blip2Adapter,
-    InstructBlipForConditionalGeneration: InstructBlipAdapter,
-    Qwen2_5_VLForConditionalGeneration: QwenVLAdapter,
-}
-ACCEPTED = ", ".join(model.__name__ for model in ADAPTERS)
-
-
-def adapt(model: PreTrainedModel, processor: ProcessorMixin | Parts) -> Adapter:
-    """The adapter for a model of one of the classes in ADAPTERS, and the processor that was saved with it.
-
-    `processor` needs a `tokenizer` and an `image_processor` (and InstructBLIP's a `qformer_tokenizer`).
-
-    Raises:
-        InputError: a model of another class, an encoder-decoder inside, a tokenizer without the image token.
-    """
-    for kind, adapter in ADAPTERS.items():
-        if isinstance(model, kind):
-            return adapter(model, processor)
-    raise InputError(f"A {type(model).__name__} was given; accepted are {ACCEPTED}.")
-
-
-def load_mllm(name: str, device: str = "auto", dtype: torch.dtype = torch.float32) -> Adapter:
-    """A multimodal language model in eval mode: a shipped name, a folder written by save_pretrained, or a hub id.
-
-    Raises:
-        InputError: no such folder or hub id, a hub that cannot be reached, a checkpoint of another class, or one that
-            is not complete.
-    """
-    kinds = {kind.config_class.model_type: kind for kind in ADAPTERS}
-    names = {model_type: kind.__name__ for model_type, kind in kinds.items()}
-    source, model_type = locate(name, names, example="Salesforce/blip2-opt-2.7b")
-    kind, where = kinds[model_type], resolve_device(device)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # torchvision is not needed: the PIL processors do the same
-    try:
-        model, report = kind.from_pretrained(source, dtype=dtype, output_loading_info=True)
-        if kind is Qwen2_5_VLForConditionalGeneration:  # its video processor would need torchvision
-            processor = Parts(AutoTokenizer.from_pretrained(source), AutoImageProcessor.from_pretrained(source))
-        else:
-            processor = AutoProcessor.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name} holds no complete checkpoint: {str(error).splitlines()[0]}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    if report["missing_keys"]:
-        raise InputError(f"{name} holds no complete checkpoint: its weights lack {min(report['missing_keys'])}.")
-    return adapt(model.to(where).eval(), processor)
+    if padding_side not in ("left", "right"):
+        raise InputError(f"padding_side={padding_side!r}: accepted are left and right.")
+    for i, (text, pictures) in enumerate(zip(texts, images, strict=True)):
+        if text.count(IMAGE_PLACEHOLDER) != len(pictures):
+            raise InputError(
+                f"Text {i} marks {text.count(IMAGE_PLACEHOLDER)} pictures with {IMAGE_PLACEHOLDER}, but "
+                f"{len(pictures)} were given; it needs one {IMAGE_PLACEHOLDER} per picture."
+            )
+    for i, answer in enumerate(answers or ()):
+        if not answer.strip():
+            raise InputError(f"Answer {i} is empty; each sample needs one to learn from.")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vlws.data.documents import Document
 from vlws.errors import InputError
-from vlws.models.adapter import IGNORED, MARK, Adapter, Batch
+from vlws.models.adapter import IGNORED, IMAGE_PLACEHOLDER, Adapter, Batch
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Reader:
         rows = []
         for start in range(0, len(images), batch):
             part = list(images[start : start + batch])
-            read = self.adapter.encode([MARK] * len(part), [[image] for image in part])
+            read = self.adapter.encode([IMAGE_PLACEHOLDER] * len(part), [[image] for image in part])
             found = self.adapter.vision_features(read.to(self.adapter.device))
             rows.append((found if isinstance(found, Tensor) else torch.stack(found)).float().cpu())
         return torch.cat(rows) if rows else torch.zeros(0)
@@ -66,7 +66,7 @@ class Reader:
         """
         texts, pictures = [], []
         for document in documents:
-            told = "".join(MARK if s.is_image else f" {s.text}" for s in document.slices)
+            told = "".join(IMAGE_PLACEHOLDER if s.is_image else f" {s.text}" for s in document.slices)
             ends = f" {document.answer}{self.adapter.tokenizer.eos_token or ''}" if answers and document.answer else ""
             texts.append(told + ends)
             pictures.append([features[s.image] for s in document.slices if s.is_image])

@@ -1,0 +1,220 @@
+"""The families of multimodal language models that have an adapter: LLaVA, BLIP-2, InstructBLIP and Qwen2.5-VL."""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    Blip2ForConditionalGeneration,
+    InstructBlipForConditionalGeneration,
+    LlavaForConditionalGeneration,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+    Qwen2_5_VLForConditionalGeneration,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions as QFormerOutput
+from transformers.utils import logging
+
+from vlws.errors import InputError
+from vlws.models.adapter import IMAGE_PLACEHOLDER, Adapter, Batch, ImageInput, Parts
+from vlws.models.hub import locate, resolve_device
+
+
+class LlavaAdapter(Adapter):
+    """LLaVA: every patch of the tower becomes a token through a projector."""
+
+    model: LlavaForConditionalGeneration
+
+    def vision_features(self, batch: Batch) -> Tensor:
+        """ "image patch width": the configured layers side by side, the class token dropped where the model does."""
+        config = self.model.config
+        layers = config.vision_feature_layer
+        tower = self.model.model.vision_tower
+        states = tower(batch.pixel_values.to(self.dtype), output_hidden_states=True).hidden_states
+        features = torch.cat([states[k] for k in ([layers] if isinstance(layers, int) else layers)], dim=-1)
+        return features[:, 1:] if config.vision_feature_select_strategy == "default" else features
+
+    def project(self, features: Tensor, batch: Batch) -> Tensor:
+        return self.model.model.multi_modal_projector(features.to(self.dtype))
+
+    def num_image_tokens(self, height: int, width: int) -> int:
+        patch = self.processor.patch_size or self.model.config.vision_config.patch_size
+        dropped = self.processor.vision_feature_select_strategy == "default"
+        return (height // patch) * (width // patch) + self.processor.num_additional_image_tokens - dropped
+
+
+class Blip2Adapter(Adapter):
+    """BLIP-2: a Q-Former reads the patches with a few queries, and each query becomes a token."""
+
+    model: Blip2ForConditionalGeneration | InstructBlipForConditionalGeneration
+
+    @property
+    def query_tokens(self) -> Tensor:
+        """The pretrained queries, "1 query width"."""
+        return cast(Tensor, self.model.query_tokens)
+
+    @property
+    def features_dim(self) -> int:
+        """Dimension of a patch's features."""
+        return cast(PreTrainedConfig, self.model.config.vision_config).hidden_size
+
+    def vision_features(self, batch: Batch) -> Tensor:
+        """ "image patch width", the class token first."""
+        return self.model.vision_model(batch.pixel_values.to(self.dtype)).last_hidden_state
+
+    def qformer_outputs(
+        self, features: Tensor, query_embeds: Tensor, instructions: Mapping[str, Tensor] | None = None, **options
+    ) -> QFormerOutput:
+        """The Q-Former over features "image patch width" with queries "image query width" (or "1 query width").
+
+        Args:
+            instructions: `Batch.extra`, what InstructBLIP's Q-Former reads beside its queries; BLIP-2's reads none.
+            options: of the Q-Former (output_attentions=True).
+
+        Returns:
+            Its output; `.last_hidden_state` is "image query width".
+        """
+        queries = query_embeds.expand(len(features), -1, -1)
+        return self.model.qformer(query_embeds=queries, encoder_hidden_states=features, **options)
+
+    def project(self, features: Tensor, batch: Batch) -> Tensor:
+        queries = self.qformer_outputs(features, self.query_tokens, batch.extra).last_hidden_state
+        return self.model.language_projection(queries.to(self.dtype))
+
+    def num_image_tokens(self, height: int, width: int) -> int:
+        return self.model.config.num_query_tokens
+
+
+class InstructBlipAdapter(Blip2Adapter):
+    """InstructBLIP: a Q-Former that reads the text (without its placeholders) beside its queries."""
+
+    def qformer_outputs(
+        self, features: Tensor, query_embeds: Tensor, instructions: Mapping[str, Tensor] | None = None, **options
+    ) -> QFormerOutput:
+        """As of BLIP-2; without `instructions` the queries read the picture alone."""
+        queries = query_embeds.expand(len(features), -1, -1)
+        mask = queries.new_ones(queries.shape[:2]).long()  # "image query", then the instruction's own
+        ids = None
+        if instructions:
+            ids = instructions["qformer_input_ids"]
+            mask = torch.cat([mask, instructions["qformer_attention_mask"]], dim=1)
+        out = self.model.qformer(
+            input_ids=ids,
+            attention_mask=mask,
+            query_embeds=queries.to(self.dtype),
+            encoder_hidden_states=features.to(self.dtype),
+            **options,
+        )
+        out.last_hidden_state = out.last_hidden_state[:, : queries.shape[1]]
+        return out
+
+    def read_instructions(self, texts: Sequence[str], counts: list[int]) -> dict[str, Tensor]:
+        plain = [
+            text.replace(IMAGE_PLACEHOLDER, "").strip()
+            for text, count in zip(texts, counts, strict=True)
+            for _ in range(count)
+        ]
+        if not plain:
+            return {}
+        tokens = self.processor.qformer_tokenizer(plain, padding=True, padding_side="right", return_tensors="pt")
+        return {"qformer_input_ids": tokens.input_ids, "qformer_attention_mask": tokens.attention_mask}
+
+
+class QwenVLAdapter(Adapter):
+    """Qwen2.5-VL: pictures of any size, one token per merged patch, positions of time, height and width."""
+
+    model: Qwen2_5_VLForConditionalGeneration
+    default_image_token = "<|image_pad|>"
+
+    def vision_features(self, batch: Batch) -> list[Tensor]:
+        """One "height width hidden" per picture, counted in tokens: the tower has its projector inside."""
+        rows = self.model.get_image_features(batch.pixel_values, batch.extra["image_grid_thw"]).pooler_output
+        width = (batch.extra["image_grid_thw"][:, 2] // self._merge).tolist()
+        return [rearrange(row, "(h w) hidden -> h w hidden", w=w) for row, w in zip(rows, width, strict=True)]
+
+    def project(self, features: list[Tensor], batch: Batch) -> list[Tensor]:
+        return [rearrange(row, "h w hidden -> (h w) hidden") for row in features]
+
+    def positions(self, batch: Batch) -> Tensor:
+        kinds = (batch.input_ids == self.image_token_id).int()
+        grid = batch.extra.get("image_grid_thw")
+        return self.model.model.get_rope_index(
+            batch.input_ids, kinds, image_grid_thw=grid, attention_mask=batch.attention_mask
+        )[0]
+
+    @property
+    def _merge(self) -> int:
+        return self.model.config.vision_config.spatial_merge_size
+
+    def num_image_tokens(self, height: int, width: int) -> int:
+        return height * width // self._merge**2
+
+    def read_images(self, pictures: list[ImageInput]) -> tuple[Tensor | None, list | None, list[int], dict]:
+        if isinstance(pictures[0], Tensor):
+            grid = torch.tensor([[1, p.shape[0] * self._merge, p.shape[1] * self._merge] for p in pictures])
+            values, features = None, pictures
+        else:
+            read = self.processor.image_processor(images=pictures, return_tensors="pt")
+            grid, values, features = read["image_grid_thw"], read["pixel_values"], None
+        counts = [self.num_image_tokens(height, width) for _, height, width in grid.tolist()]
+        return values, features, counts, {"image_grid_thw": grid}
+
+    def image_text(self, tokens: int) -> str:
+        return f"<|vision_start|>{self.image_token * tokens}<|vision_end|>"
+
+
+ADAPTERS: dict[type[PreTrainedModel], type[Adapter]] = {
+    LlavaForConditionalGeneration: LlavaAdapter,
+    Blip2ForConditionalGeneration: Blip2Adapter,
+    InstructBlipForConditionalGeneration: InstructBlipAdapter,
+    Qwen2_5_VLForConditionalGeneration: QwenVLAdapter,
+}
+ACCEPTED = ", ".join(model.__name__ for model in ADAPTERS)
+
+
+def adapt(model: PreTrainedModel, processor: ProcessorMixin | Parts) -> Adapter:
+    """The adapter for a model of one of the classes in ADAPTERS, and the processor that was saved with it.
+
+    `processor` needs a `tokenizer` and an `image_processor` (and InstructBLIP's a `qformer_tokenizer`).
+
+    Raises:
+        InputError: a model of another class, an encoder-decoder inside, a tokenizer without the image token.
+    """
+    for kind, adapter in ADAPTERS.items():
+        if isinstance(model, kind):
+            return adapter(model, processor)
+    raise InputError(f"A {type(model).__name__} was given; accepted are {ACCEPTED}.")
+
+
+def load_mllm(name: str, device: str = "auto", dtype: torch.dtype = torch.float32) -> Adapter:
+    """A multimodal language model in eval mode: a shipped name, a folder written by save_pretrained, or a hub id.
+
+    Raises:
+        InputError: no such folder or hub id, a hub that cannot be reached, a checkpoint of another class, or one that
+            is not complete.
+    """
+    kinds = {kind.config_class.model_type: kind for kind in ADAPTERS}
+    names = {model_type: kind.__name__ for model_type, kind in kinds.items()}
+    source, model_type = locate(name, names, example="Salesforce/blip2-opt-2.7b")
+    kind, where = kinds[model_type], resolve_device(device)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # torchvision is not needed: the PIL processors do the same
+    try:
+        model, report = kind.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        if kind is Qwen2_5_VLForConditionalGeneration:  # its video processor would need torchvision
+            processor = Parts(AutoTokenizer.from_pretrained(source), AutoImageProcessor.from_pretrained(source))
+        else:
+            processor = AutoProcessor.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name} holds no complete checkpoint: {str(error).splitlines()[0]}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if report["missing_keys"]:
+        raise InputError(f"{name} holds no complete checkpoint: its weights lack {min(report['missing_keys'])}.")
+    return adapt(model.to(where).eval(), processor)
