@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 
 from vlws.data.documents import Document, Documents, Pictured, Slice, with_reference
-from vlws.data.emoji_world import emoji, scenes
+from vlws.data.emoji_world import emoji, renderer, scenes
 from vlws.data.emoji_world.captions import with_article
 from vlws.errors import InputError
 
@@ -93,7 +93,7 @@ def render(views: Sequence[View], seed: int) -> np.ndarray:
             for t, cell, (a, b, y, x) in zip(shown.things, shown.cells, pose.tolist(), strict=False)
         ]
         made.append(scenes.Scene(tuple(items), ground.background))
-    return scenes.render(made, SIZE)
+    return renderer.render(made, SIZE)
 
 
 @dataclass
