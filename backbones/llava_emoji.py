@@ -32,8 +32,10 @@ from transformers import (
 
 from backbones.clip_emoji import draw_loss
 from vlws import paths
-from vlws.data.emoji_world import stories
-from vlws.data.emoji_world.scenes import CORPUS_SEED
+from vlws.data.emoji_world import stories, story_sets
+from vlws.data.emoji_world.questions import KEEPERS
+from vlws.data.emoji_world.scenes import COLOURS, CORPUS_SEED
+from vlws.data.emoji_world.story_pictures import STORY_KINDS, STORY_WORDS, draw_things, render, view
 from vlws.models import tiny
 from vlws.models.adapter import Adapter
 from vlws.models.clip import load_clip
@@ -56,7 +58,7 @@ def make_processor() -> LlavaProcessor:
     found = stories.corpus(4000, CORPUS_SEED)
     lines = [f" {s.text}" for d in found.documents for s in d.slices if s.text]
     lines += [f" {d.answer}" for d in found.documents if d.answer]
-    lines += [f" {word}" for word in (*stories.WORDS, *stories.COLOURS, *stories.KINDS, *stories.KEEPERS)] * 20
+    lines += [f" {word}" for word in (*STORY_WORDS, *COLOURS, *STORY_KINDS, *KEEPERS)] * 20
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     learner.decoder = decoders.ByteLevel()
@@ -131,20 +133,20 @@ def make_model() -> Adapter:
 def align_batch(reader: Reader, step: int) -> tuple[Tensor, Tensor]:
     """Step -> features "image patch width" and what each patch shows "image patch 2": a word and a colour, or -1."""
     rng = np.random.default_rng(CORPUS_SEED + step)
-    views = [stories.view(stories.draw_things(int(rng.integers(1, 3)), rng), rng) for _ in range(ALIGN_BATCH)]
+    views = [view(draw_things(int(rng.integers(1, 3)), rng), rng) for _ in range(ALIGN_BATCH)]
     truth = torch.full((len(views), 2, 2, 2), -1)  # "image row column 2", cells
     for i, shown in enumerate(views):
         for thing, cell in zip(shown.things, shown.cells, strict=True):
-            pair = stories.WORDS.index(thing.word), stories.COLOURS.index(thing.colour)
+            pair = STORY_WORDS.index(thing.word), COLOURS.index(thing.colour)
             truth[i, cell // 2, cell % 2] = torch.tensor(pair)
     side = tiny.IMAGE_SIZE // tiny.PATCH_SIZE // 2
     truth = repeat(truth, "n h w two -> n (h a) (w b) two", a=side, b=side)
-    return reader.features(stories.render(views, CORPUS_SEED + step)), rearrange(truth, "n h w two -> n (h w) two")
+    return reader.features(render(views, CORPUS_SEED + step)), rearrange(truth, "n h w two -> n (h w) two")
 
 
 def align(adapter: Adapter, reader: Reader, work: Path) -> None:
     """Train projector and word embeddings: a patch scores the words for what it shows, a blank patch the full stop."""
-    words = [f" {word}" for word in (*stories.WORDS, *stories.COLOURS)] + ["."]
+    words = [f" {word}" for word in (*STORY_WORDS, *COLOURS)] + ["."]
     ids = torch.tensor([adapter.tokenizer(word, add_special_tokens=False).input_ids[0] for word in words])
     projector, table = adapter.model.model.multi_modal_projector, adapter.causal_lm.get_input_embeddings()
 
@@ -154,7 +156,7 @@ def align(adapter: Adapter, reader: Reader, work: Path) -> None:
         target = torch.zeros_like(logits)
         shown = truth[..., 0] >= 0
         target[..., -1][~shown] = 1.0
-        for k, first in ((0, 0), (1, len(stories.WORDS))):
+        for k, first in ((0, 0), (1, len(STORY_WORDS))):
             at = (truth[..., k].clamp(min=0) + first)[..., None]
             target.scatter_add_(-1, at, shown[..., None] * 0.5)
         return F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1))
@@ -236,8 +238,10 @@ def ship(adapter: Adapter, history: list[dict[str, float]], out: Path, gates: di
 def evaluate(adapter: Adapter, n: int = 1000) -> dict[str, float]:
     """Shares of answers whose first word is right, on documents of a seed that the corpus never drew."""
     reader = Reader(adapter)
-    sets = {kind: stories.questions(kind, n, GATE_SEED) for kind in ("presence", "colour", "what", "where", "several")}
-    sets |= {"twins": stories.twins(n, GATE_SEED), "stories": stories.story_questions(n // 4, GATE_SEED)}
+    sets = {
+        kind: story_sets.questions(kind, n, GATE_SEED) for kind in ("presence", "colour", "what", "where", "several")
+    }
+    sets |= {"twins": story_sets.twins(n, GATE_SEED), "stories": story_sets.story_questions(n // 4, GATE_SEED)}
     results = {}
     for kind, found in sets.items():
         features, right = reader.features(found.images), []

@@ -8,10 +8,11 @@ import torch
 from einops import rearrange
 
 from backbones import llava_emoji as pretrain
-from vlws.data.emoji_world import stories
-from vlws.data.emoji_world.scenes import CORPUS_SEED
-from vlws.models.clip import load_clip
+from vlws.data.emoji_world.questions import KEEPERS
+from vlws.data.emoji_world.scenes import COLOURS, CORPUS_SEED
+from vlws.data.emoji_world.story_pictures import SIDES, STORY_KINDS, STORY_WORDS
 from vlws.models.families import load_mllm
+from vlws.models.clip import load_clip
 from vlws.models.hub import ASSETS, weights_hash
 from vlws.models.interleave import Reader
 
@@ -23,7 +24,15 @@ def shipped():
 
 def test_every_word_of_the_corpus_is_one_token_and_any_text_tokenizes():
     tokenizer = pretrain.make_processor().tokenizer
-    words = (*stories.WORDS, *stories.COLOURS, *stories.KINDS, *stories.KEEPERS, *stories.SIDES, "yes", "no")
+    words = (
+        *STORY_WORDS,
+        *COLOURS,
+        *STORY_KINDS,
+        *KEEPERS,
+        *SIDES,
+        "yes",
+        "no",
+    )
     assert all(len(tokenizer(f" {w}", add_special_tokens=False).input_ids) == 1 for w in words)
     for text in (" what now? a red cat", " Ärger über 7 Öfen — 東京, שלום 🦜!"):
         ids = tokenizer(text).input_ids

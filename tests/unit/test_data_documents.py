@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vlws.data.documents import Document, Documents, Slice, read_folder, with_reference, write_folder
-from vlws.data.emoji_world import stories
+from vlws.data.emoji_world import stories, story_sets
 from vlws.errors import InputError
 from vlws.models.families import load_mllm
 from vlws.models.interleave import Reader
@@ -44,17 +44,17 @@ def some_documents(name: str) -> tuple[Document, ...]:
     if name == "corpus":
         return stories.corpus(48, 12).documents
     if name == "retrieval":
-        split = stories.retrieval_split(4, 5)
+        split = story_sets.retrieval_split(4, 5)
         return split.captions + split.interleaved
     if name == "pairs":
-        return stories.pair_set(6, 1).texts + stories.winoground(3, 6).texts
+        return story_sets.pair_set(6, 1).texts + story_sets.winoground(3, 6).texts
     if name == "questions":
         kinds = ("presence", "colour", "what", "where", "several", "order")
-        return tuple(d for kind in kinds for d in stories.questions(kind, 4, 7).documents)
+        return tuple(d for kind in kinds for d in story_sets.questions(kind, 4, 7).documents)
     if name == "sets":
-        sets = (stories.twins(6, 8), stories.positions(2, 9), stories.story_questions(3, 7))
-        return tuple(d for found in (*sets, stories.sequence_pairs(12, 16)) for d in found.documents)
-    base = stories.knowledge_base(5, 14)
+        sets = (story_sets.twins(6, 8), story_sets.positions(2, 9), story_sets.story_questions(3, 7))
+        return tuple(d for found in (*sets, story_sets.sequence_pairs(12, 16)) for d in found.documents)
+    base = story_sets.knowledge_base(5, 14)
     return tuple(with_reference(q, item) for q, item in zip(base.queries, base.items[:5], strict=True))
 
 

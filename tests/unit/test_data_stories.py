@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from vlws.data.emoji_world import stories
+from vlws.data.emoji_world import stories, story_sets
+from vlws.data.emoji_world.scenes import COLOURS
+from vlws.data.emoji_world.story_pictures import KIND_OF, STORY_KINDS, STORY_WORDS, sprite
 from vlws.errors import InputError
 
 
@@ -17,15 +19,15 @@ def test_the_same_seed_gives_the_same_documents():
 
 
 def test_every_word_has_a_picture_and_every_kind_three_words():
-    assert len(stories.WORDS) == 24
-    assert all(len(words) == 3 for words in stories.KINDS.values())
-    assert len({stories.sprite(word) for word in stories.WORDS}) == 24
+    assert len(STORY_WORDS) == 24
+    assert all(len(words) == 3 for words in STORY_KINDS.values())
+    assert len({sprite(word) for word in STORY_WORDS}) == 24
 
 
 @pytest.mark.parametrize("change", stories.TWINS)
 def test_the_last_picture_depends_on_every_earlier_event(change):
     story = next(
-        s for s in stories.sample(50, 1) if len({stories.KIND_OF[t.word] for t in s.things}) == 4
+        s for s in stories.sample(50, 1) if len({KIND_OF[t.word] for t in s.things}) == 4
     )  # every thing has siblings to change into
     twin = stories.near_twin(story, 7, change)
     assert twin.views()[-1].things != story.views()[-1].things
@@ -38,7 +40,7 @@ def test_sentences_leave_out_what_the_last_picture_needs():
     told = " ".join(s.text for s in story.sentences())
     assert story.things[0].word not in told.split()
     assert story.things[2].word not in told.split()
-    assert not any(colour in told for colour in stories.COLOURS)
+    assert not any(colour in told for colour in COLOURS)
     # only a twin in the side is told otherwise, paraphrases aside
     same_words = replace(stories.near_twin(story, 5, "second colour"), forms=story.forms)
     assert [s.text for s in same_words.sentences()] == [s.text for s in story.sentences()]
@@ -53,7 +55,7 @@ def test_retold_stories_have_other_words_and_the_same_end():
 
 
 def test_retrieval_split_follows_the_protocol():
-    split = stories.retrieval_split(200, 5)
+    split = story_sets.retrieval_split(200, 5)
     assert len(split.pool) == len(split.images) == 1000
     for k in (0, 1, 117):
         query = split.interleaved[k].slices
@@ -64,11 +66,11 @@ def test_retrieval_split_follows_the_protocol():
     target = {split.pool[t].slices[0].features[:2] for t in split.target}
     assert len(target) > 60
     with pytest.raises(InputError, match="even number"):
-        stories.retrieval_split(3, 0)
+        story_sets.retrieval_split(3, 0)
 
 
 def test_winoground_pairs_have_the_same_words_in_another_order():
-    found = stories.winoground(20, 6)
+    found = story_sets.winoground(20, 6)
     for k in range(0, 40, 2):
         one, two = (found.texts[k + j].slices[0].text.replace("an ", "a ") for j in (0, 1))
         assert one != two
@@ -77,27 +79,27 @@ def test_winoground_pairs_have_the_same_words_in_another_order():
 
 
 def test_presence_is_balanced_and_adversarial():
-    found = stories.questions("presence", 400, 7)
+    found = story_sets.questions("presence", 400, 7)
     answers = Counter(d.answer for d in found.documents)
     assert 160 < answers["yes"] < 240
     for document in found.documents:
-        shown = {f for f in document.slices[0].features if f in stories.KIND_OF}
+        shown = {f for f in document.slices[0].features if f in KIND_OF}
         asked = document.slices[-1].text.rstrip("?").split()[-1]
         assert (asked in shown) == (document.answer == "yes")
-        assert stories.KIND_OF[asked] in {stories.KIND_OF[w] for w in shown}
+        assert KIND_OF[asked] in {KIND_OF[w] for w in shown}
     with pytest.raises(InputError, match="accepted are presence"):
-        stories.questions("weather", 1, 0)
+        story_sets.questions("weather", 1, 0)
 
 
 def test_twins_share_a_question_and_not_an_answer():
-    found = stories.twins(60, 8)
+    found = story_sets.twins(60, 8)
     for one, two in zip(found.documents[::2], found.documents[1::2], strict=True):
         assert one.slices[-1].text == two.slices[-1].text
         assert {one.answer, two.answer} == set(one.choices) == set(two.choices)
 
 
 def test_positions_move_the_useful_picture_alone():
-    found = stories.positions(3, 9)
+    found = story_sets.positions(3, 9)
     for k in range(3):
         six = found.documents[6 * k : 6 * k + 6]
         useful = six[0].slices[0]
@@ -107,7 +109,7 @@ def test_positions_move_the_useful_picture_alone():
 
 
 def test_knowledge_base_queries_show_other_pictures_of_known_things():
-    base = stories.knowledge_base(30, 10)
+    base = story_sets.knowledge_base(30, 10)
     assert base.relevant.sum(1).tolist() == [1] * 30
     for query, row in zip(base.queries, base.relevant, strict=True):
         item = base.items[int(row.argmax())]
@@ -118,8 +120,8 @@ def test_knowledge_base_queries_show_other_pictures_of_known_things():
 
 
 def test_sequence_pairs_are_as_alike_as_their_relation_says():
-    found = stories.sequence_pairs(120, 16)
-    truth = {r: found.truth[[k for k, at in enumerate(found.relation) if at == r]] for r in stories.RELATIONS}
+    found = story_sets.sequence_pairs(120, 16)
+    truth = {r: found.truth[[k for k, at in enumerate(found.relation) if at == r]] for r in story_sets.RELATIONS}
     assert (truth["shown again"] == 1).all()
     assert (truth["unrelated"] == 0).all()
     for relation in ("permuted", "replaced", "repainted", "prefix"):

@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from backbones.llava_emoji import make_processor
 from vlws.data.documents import Document, Documents, Slice
-from vlws.data.emoji_world import stories
+from vlws.data.emoji_world import stories, story_sets
+from vlws.data.emoji_world.scenes import COLOURS
 from vlws.errors import InputError
 from vlws.methods import sugar
 from vlws.models.clip import load_clip
@@ -480,20 +481,20 @@ def test_language_loss_is_the_models_own(small, corpus):
 
 
 def test_choices_and_answers_agree_with_the_model(small):
-    found = stories.questions("colour", 12, 13)
+    found = story_sets.questions("colour", 12, 13)
     features = small.reader.features(found.images)
     chosen = small.choose(found.documents, features)
-    assert ((chosen >= 0) & (chosen < len(stories.COLOURS))).all()
+    assert ((chosen >= 0) & (chosen < len(COLOURS))).all()
     rows = small.reader.rows(found.documents[:1], features, answers=False)
     logits = small.adapter.run(rows.batch).logits[0, int(rows.batch.attention_mask[0].sum()) - 1]
-    first = [small.adapter.tokenizer(f" {c}", add_special_tokens=False).input_ids[0] for c in stories.COLOURS]
+    first = [small.adapter.tokenizer(f" {c}", add_special_tokens=False).input_ids[0] for c in COLOURS]
     assert chosen[0] == int(logits[first].argmax())
     assert len(small.answer(found.documents[:3], features, max_new_tokens=2)) == 3
     assert small.language_loss(found.documents, features) > 0
 
 
 def test_augmented_queries_hold_the_retrieved_answer(corpus):
-    base = stories.knowledge_base(5, 14)
+    base = story_sets.knowledge_base(5, 14)
     right = sugar.augmented(base.queries, base.items, base.relevant.argmax(1))
     for query, asked in zip(right, base.queries, strict=True):
         assert asked.answer in " ".join(s.text for s in query.slices)
@@ -502,7 +503,7 @@ def test_augmented_queries_hold_the_retrieved_answer(corpus):
 
 def test_experts_tell_near_twins_apart_and_clip_does_not(corpus):
     clip = load_clip("clip-emoji", "cpu")
-    found = stories.winoground(40, 15)
+    found = story_sets.winoground(40, 15)
     both = Documents((*found.pictures, *found.texts), found.images)
     for experts in (latent_experts, encoder_experts):
         slices = experts(both, clip)
