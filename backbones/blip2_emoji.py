@@ -48,7 +48,7 @@ from transformers import (
 
 from vlws import paths
 from vlws.data.emoji_world import counterfactual as cf
-from vlws.data.emoji_world.scenes import CORPUS_SEED
+from vlws.data.emoji_world.scenes import COLOURS, CORPUS_SEED
 from vlws.models.clip import pixels
 from vlws.models.families import Blip2Adapter, adapt
 from vlws.models.hub import ASSETS, weights_hash
@@ -149,15 +149,15 @@ def make_processor() -> Blip2Processor:
 
 
 def _sentences() -> list[str]:
-    names = [f"{c} {k}" for c in cf.COLOURS for k in cf.KINDS]
-    texts = [*cf.COLOURS, *(f"a {name}" for name in names), *(f"the {name} is gone" for name in names)]
+    names = [f"{c} {k}" for c in COLOURS for k in cf.PAIR_KINDS]
+    texts = [*COLOURS, *(f"a {name}" for name in names), *(f"the {name} is gone" for name in names)]
     texts += [f"a {name} is new" for name in names]
-    texts += [f"the {name} is now {c}" for name in names for c in cf.COLOURS]
-    return [*texts, *(f"the {name} became a {k}" for name in names for k in cf.KINDS), " large small"] * 2
+    texts += [f"the {name} is now {c}" for name in names for c in COLOURS]
+    return [*texts, *(f"the {name} became a {k}" for name in names for k in cf.PAIR_KINDS), " large small"] * 2
 
 
 def _prompts() -> list[str]:
-    questions = [f"<image> what colour is the {kind}?" for kind in cf.KINDS]
+    questions = [f"<image> what colour is the {kind}?" for kind in cf.PAIR_KINDS]
     return [cf.CAPTION_PROMPT, cf.DIFFERENCE_PROMPT, *questions] * 20
 
 
@@ -187,7 +187,7 @@ class Words:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer, self.known = tokenizer, {}
-        self.things = {word: self._one(f" {word}") for word in (*cf.COLOURS, *cf.KINDS, "large", "small")}
+        self.things = {word: self._one(f" {word}") for word in (*COLOURS, *cf.PAIR_KINDS, "large", "small")}
 
     def _one(self, word: str) -> int:
         ids = self.tokenizer(word, add_special_tokens=False).input_ids
@@ -217,13 +217,13 @@ class Words:
             mask[i, : len(row)] = 1
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
-    def described(self, thing: cf.Thing) -> list[int]:
+    def described(self, thing: cf.PlacedThing) -> list[int]:
         """Token ids of its size, colour and kind."""
         size = "large" if thing.large else "small"
-        return [self.things[word] for word in (size, cf.COLOURS[thing.colour], cf.KINDS[thing.kind])]
+        return [self.things[word] for word in (size, COLOURS[thing.colour], cf.PAIR_KINDS[thing.kind])]
 
 
-def evidence(words: Words, shown: Sequence[cf.Picture], rng: np.random.Generator) -> np.ndarray:
+def evidence(words: Words, shown: Sequence[cf.SalientScene], rng: np.random.Generator) -> np.ndarray:
     """One or two pictures of a sample in words: what the K tokens of each say at the input, and what they say late.
 
     Returns "when image K 3" token ids or -1; `when` is early, late. As with queries that look at places, a token speaks
@@ -368,7 +368,7 @@ def _optimizer(parameters: Any, steps: int) -> tuple[torch.optim.Optimizer, torc
 class PatchReader(nn.Module):
     """The vision tower with a head for every patch: kind, colour and size of what its cell holds, or nothing."""
 
-    sizes = (len(cf.KINDS) + 1, len(cf.COLOURS) + 1, 3)
+    sizes = (len(cf.PAIR_KINDS) + 1, len(COLOURS) + 1, 3)
 
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
@@ -417,7 +417,7 @@ def train_vision(
 
 @torch.no_grad()
 def vision_features(
-    model: Blip2ForConditionalGeneration, processor: Blip2Processor, pictures: Sequence[cf.Picture]
+    model: Blip2ForConditionalGeneration, processor: Blip2Processor, pictures: Sequence[cf.SalientScene]
 ) -> torch.Tensor:
     """ "picture 1+patch d", in half precision."""
     parts = []
@@ -433,7 +433,7 @@ def vision_features(
 class QueryReader(nn.Module):
     """The Q-Former with learned queries, and a head for what each asks for: its kind, colour and size, or nothing."""
 
-    roles = (*(f"cell {cell}" for cell in range(9)), "large", *cf.KINDS)
+    roles = (*(f"cell {cell}" for cell in range(9)), "large", *cf.PAIR_KINDS)
     sizes = PatchReader.sizes
 
     def __init__(self, qformer: nn.Module) -> None:
@@ -449,7 +449,7 @@ class QueryReader(nn.Module):
         return rearrange(self.head(seen), "b k label -> b label k").split(self.sizes, dim=1)
 
 
-def role_truth(pictures: Sequence[cf.Picture]) -> torch.Tensor:
+def role_truth(pictures: Sequence[cf.SalientScene]) -> torch.Tensor:
     """ "picture role 3": kind, colour, size of what each role asks for; 0 is nothing."""
     truth = np.zeros((len(pictures), len(QueryReader.roles), 3), np.int64)
     for i, picture in enumerate(pictures):
@@ -660,7 +660,7 @@ mllm = load_mllm("blip2-emoji")
 and all that its Q-Former was asked in training is about the large thing. Chapter 06 repairs that without touching it.
 
 - Data: pictures of `vlws.data.emoji_world.counterfactual`: one large emoji and some small ones \
-of {len(cf.KINDS)} kinds in {len(cf.COLOURS)} colours. No picture twice in the first two stages; \
+of {len(cf.PAIR_KINDS)} kinds in {len(COLOURS)} colours. No picture twice in the first two stages; \
 {POOL:,} pictures in the third, {POOL // 2:,} pairs in the fourth.
 - Stages, each frozen when done: the language model on text alone ({LM_STEPS:,} steps of {LM_BATCH * 3 // 2}); the \
 vision tower on kind, colour and size of what each patch shows ({VISION_STEPS:,} steps of {VISION_BATCH}); the \

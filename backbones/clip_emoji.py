@@ -22,6 +22,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTo
 from vlws import paths
 from vlws.data.emoji_world import captions, emoji, scenes
 from vlws.data.emoji_world.pairs import clutter_pairs
+from vlws.data.emoji_world.renderer import render
 from vlws.models import tiny
 from vlws.models.clip import Clip, embed_images, embed_texts, load_clip, pixels, zero_shot_weights
 from vlws.models.hub import ASSETS, weights_hash
@@ -131,7 +132,7 @@ def corpus_batch(processor: CLIPProcessor, step: int) -> dict[str, torch.Tensor]
     pairs = clutter_pairs(BATCH * 7 // 8, seed, size=tiny.IMAGE_SIZE, muted=step % 2 == 0)
     images = blank_cells(pairs.images, pairs.object_cell, pairs.grid, seed)
     free = scenes.sample(BATCH // 8, seed + 1, grid=1 + step % 2, items=(1, 1 + step % 2))
-    images = np.concatenate([images, scenes.render(free, tiny.IMAGE_SIZE)])
+    images = np.concatenate([images, render(free, tiny.IMAGE_SIZE)])
     texts = np.array([*pairs.captions, *captions.captions(free, seed + 1)])
     truth = texts[:, None] == texts
     of_class = captions.tells_class_only(pairs.scenes, seed) & (pairs.classes[:, None] == pairs.classes)
@@ -185,7 +186,7 @@ def evaluate(clip: Clip) -> dict[str, float]:
     results["name retrieval, among first 5"] = _accuracy(scores, truth, 5)
     large = scenes.sample(GATE_PAIRS, GATE_SEED, grid=1, items=(1, 1), tints=False)
     truth = np.searchsorted(members, [scene.items[0].emoji for scene in large])
-    scores = embed_images(clip, scenes.render(large, tiny.IMAGE_SIZE)) @ names.T
+    scores = embed_images(clip, render(large, tiny.IMAGE_SIZE)) @ names.T
     results["name retrieval on large emoji, first"] = _accuracy(scores, truth, 1)
     return results
 

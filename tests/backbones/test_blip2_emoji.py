@@ -118,10 +118,10 @@ def test_roles_ask_for_a_cell_the_large_thing_or_a_kind():
     assert truth["large"] == [1 + large.kind, 1 + large.colour, 2]
     for thing in picture.things:
         expected = [1 + thing.kind, 1 + thing.colour, 1 + thing.large]
-        assert truth[cf.KINDS[thing.kind]] == expected
+        assert truth[cf.PAIR_KINDS[thing.kind]] == expected
         assert all(truth[f"cell {cell}"] == expected for cell in thing.cells)
     assert all(truth[f"cell {cell}"] == [0, 0, 0] for cell in picture.free_cells)
-    assert sum(truth[kind] != [0, 0, 0] for kind in cf.KINDS) == len(picture.things)
+    assert sum(truth[kind] != [0, 0, 0] for kind in cf.PAIR_KINDS) == len(picture.things)
 
 
 def test_late_evidence_enters_in_front_of_its_layer(model, words):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import CLIPImageProcessorPil, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
+from vlws.data.documents import write_folder
 from vlws.data.emoji_world import stories
 from vlws.models.families import load_mllm
 
@@ -53,7 +54,7 @@ def documents(tmp_path_factory) -> Path:
     """A folder of 40 stories and pairs as a reader would write it, pictures beside."""
     found = stories.corpus(60, 800_001, {"story": 0.5, "pair": 0.3})
     told = [d for d in found.documents if any(s.is_image for s in d.slices)][:40]
-    return stories.write_folder(replace(found, documents=tuple(told)), tmp_path_factory.mktemp("data") / "recipes")
+    return write_folder(replace(found, documents=tuple(told)), tmp_path_factory.mktemp("data") / "recipes")
 
 
 @pytest.mark.slow

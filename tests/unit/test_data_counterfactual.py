@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlws.data.emoji_world import counterfactual as cf
+from vlws.data.emoji_world.edits import SINGLE_EDITS
+from vlws.data.emoji_world.scenes import COLOURS
 from vlws.errors import InputError
 
 
@@ -60,8 +62,8 @@ def test_sentences_tell_the_difference(seed, data):
     old, new = ({(t.name, t.cell) for t in p.things} for p in (pair.before, pair.after))
     gone, come = [name for name, _ in old - new], [name for name, _ in new - old]
     told = {
-        "modify": lambda: f"the {gone[0]} is now {come[0].split()[0]}",
-        "swap": lambda: f"the {gone[0]} became a {come[0].split()[1]}",
+        "recolour": lambda: f"the {gone[0]} is now {come[0].split()[0]}",
+        "replace": lambda: f"the {gone[0]} became a {come[0].split()[1]}",
         "delete": lambda: f"the {gone[0]} is gone",
         "add": lambda: f"a {come[0]} is new",
     }
@@ -73,10 +75,10 @@ def test_sentences_tell_the_difference(seed, data):
 def test_every_kind_of_edit_comes_about_equally_often():
     pictures = cf.sample(2000, 3)
     pairs = cf.edits(pictures, [1] * 2000, 4)
-    share = {kind: np.mean([pair.edit == kind for pair in pairs]) for kind in cf.EDITS}
+    share = {kind: np.mean([pair.edit == kind for pair in pairs]) for kind in SINGLE_EDITS}
     assert all(value == pytest.approx(0.25, abs=0.04) for value in share.values())
     large = cf.edits(pictures, [0] * 2000, 4)
-    assert {pair.edit for pair in large} == {"modify", "swap"}
+    assert {pair.edit for pair in large} == {"recolour", "replace"}
     assert all(pair.salient for pair in large)
     assert not any(pair.salient for pair in pairs)
 
@@ -110,8 +112,8 @@ def test_captions_and_questions_speak_of_what_is_there():
     first, second = picture.things[:2]
     assert cf.caption(picture) == f"a {first.name}"
     assert cf.colour_question(second) == (
-        f"<image> what colour is the {cf.KINDS[second.kind]}?",
-        cf.COLOURS[second.colour],
+        f"<image> what colour is the {cf.PAIR_KINDS[second.kind]}?",
+        COLOURS[second.colour],
     )
 
 
@@ -119,7 +121,7 @@ def test_what_cannot_be_is_refused():
     (picture,) = cf.sample(1, 2, small=(2, 2))
     with pytest.raises(InputError, match=r"target=9: the picture shows things 0 to 2"):
         cf.edit(picture, 9, 0)
-    with pytest.raises(InputError, match="'delete' is not possible here; this thing allows modify, swap"):
+    with pytest.raises(InputError, match="'delete' is not possible here; this thing allows recolour, replace"):
         cf.edit(picture, 0, 0, "delete")
     with pytest.raises(InputError, match="1 pictures and 2 targets"):
         cf.edits([picture], [0, 1], 0)

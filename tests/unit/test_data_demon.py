@@ -211,7 +211,7 @@ def test_missing_and_broken_files_are_refused(tmp_path):
     lay(tmp_path, SPOT)
     folder = tmp_path / "Spot-the-Diff" / "core"
     (folder / "images" / "1.jpg").write_bytes(b"no picture")
-    with refused("1.jpg is no picture that can be read (UnidentifiedImageError)."):
+    with refused("1.jpg is no picture that can be read (UnidentifiedImageError); remove or replace it."):
         read_demon(tmp_path)[0].samples[0].pictures()
     (folder / "images" / "1.jpg").unlink()
     with pytest.raises(InputError, match=r"core\.json, sample 0: the picture .*1\.jpg is missing\."):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from vlws.data import formats
 from vlws.data.emoji_world import pairs
+from vlws.data.images import open_image, read_images
 from vlws.errors import InputError
 
 
@@ -70,7 +71,7 @@ def test_pictures_are_read_as_central_squares(tmp_path):
     paths = [put(tmp_path / "a.png", image), put(tmp_path / "b.png", wide)]
     grey = tmp_path / "c.png"
     Image.fromarray(image).convert("L").save(grey)
-    found = formats.read_images([*paths, grey], 64)
+    found = read_images([*paths, grey], 64)
     np.testing.assert_array_equal(found[0], image)
     np.testing.assert_array_equal(found[1], image)
     assert found.shape == (3, 64, 64, 3)
@@ -127,5 +128,13 @@ def test_a_broken_picture_is_named(tmp_path, kind):
     whole = path.read_bytes()
     path.write_bytes({"cut": whole[: len(whole) // 2], "text": b"no picture", "empty": b""}[kind])
     with pytest.raises(InputError, match=r"bad\.png is no picture that can be read") as caught:
-        formats.read_images([path], 32)
+        read_images([path], 32)
     assert "\n" not in str(caught.value)
+
+
+def test_pictures_stand_upright_as_their_exif_orientation_says(tmp_path):
+    upright = Image.fromarray(np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    upright.rotate(180).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "turned.png")), np.asarray(upright))

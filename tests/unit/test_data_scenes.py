@@ -1,4 +1,4 @@
-"""Scenes: deterministic pictures, exact truth, edits that change what they say and nothing else."""
+"""Scenes: deterministic pictures and exact truth."""
 
 import hashlib
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlws.data.emoji_world import emoji, pairs, scenes
+from vlws.data.emoji_world import emoji, pairs, renderer, scenes
 from vlws.errors import InputError
 
 SAMPLES = {
@@ -35,53 +35,43 @@ GOLDEN = {
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_the_same_seed_gives_the_same_bytes_everywhere(kind):
     found = scenes.sample(24, 20_310, **SAMPLES[kind])
-    assert digest(np.concatenate([scenes.render(found, size).ravel() for size in (64, 32, 16)])) == GOLDEN[kind]
+    assert digest(np.concatenate([renderer.render(found, size).ravel() for size in (64, 32, 16)])) == GOLDEN[kind]
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_the_first_scenes_do_not_depend_on_how_many_or_how_they_are_batched(kind):
     few, many = scenes.sample(5, 3, **SAMPLES[kind]), scenes.sample(70, 3, **SAMPLES[kind])
     assert few == many[:5]
-    pictures = scenes.render(many)
-    np.testing.assert_array_equal(pictures[:5], scenes.render(few))
-    np.testing.assert_array_equal(pictures[69], scenes.render(many[69:])[0])
+    pictures = renderer.render(many)
+    np.testing.assert_array_equal(pictures[:5], renderer.render(few))
+    np.testing.assert_array_equal(pictures[69], renderer.render(many[69:])[0])
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_other_seeds_give_other_pictures(kind):
-    a, b = (scenes.render(scenes.sample(200, seed, **SAMPLES[kind]), 32) for seed in (0, 1))
+    a, b = (renderer.render(scenes.sample(200, seed, **SAMPLES[kind]), 32) for seed in (0, 1))
     assert not {digest(image) for image in a} & {digest(image) for image in b}
     assert len({digest(image) for image in a}) == 200
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_an_item_changes_pixels_in_its_box_only_and_the_box_is_tight_and_in_its_cell(kind):
-    for scene, its_boxes in zip(found := scenes.sample(40, 5, **SAMPLES[kind]), scenes.boxes(found), strict=True):
-        full = scenes.render([scene])[0]
-        for k, (top, left, bottom, right) in enumerate(its_boxes):
+def test_an_item_changes_pixels_of_its_cell_alone(kind):
+    for scene in scenes.sample(40, 5, **SAMPLES[kind]):
+        full = renderer.render([scene])[0]
+        for k, item in enumerate(scene.items):
             without = replace(scene, items=scene.items[:k] + scene.items[k + 1 :])
-            changed = (scenes.render([without])[0] != full).any(-1)
-            ys, xs = np.nonzero(changed)
-            assert top <= ys.min()
-            assert ys.max() < bottom
-            assert left <= xs.min()
-            assert xs.max() < right
-            # the rim of a box may be too faint to show on a ground of its colour, but not by much
-            assert ys.max() + 1 - ys.min() >= 0.6 * (bottom - top)
-            assert xs.max() + 1 - xs.min() >= 0.6 * (right - left)
-            rows, columns = scenes.cell_slices(scene.grid, scene.items[k].cell)
-            assert rows.start <= top < bottom <= rows.stop
-            assert columns.start <= left < right <= columns.stop
+            changed = (renderer.render([without])[0] != full).any(-1)
+            cell = scenes.cell_slices(scene.grid, item.cell)
+            assert changed[cell].sum() > item.size**2 // 10
+            changed[cell] = False
+            assert not changed.any()
 
 
 def test_every_emoji_at_every_angle_and_size_stays_whole():
-    """The box never touches more than the turned square allows, and what is drawn is as opaque as the sprite."""
-    ground = scenes.sample(1, 0)[0].background
+    """What is drawn is as opaque as the sprite."""
     sprites = emoji.load().sprites
     for angle in scenes.ANGLES:
-        items = [scenes.Item(i, 0, 26, angle) for i in range(0, len(sprites), 9)]
-        found = [scenes.Scene((item,), ground) for item in items]
-        (_, patches), *_ = scenes._patches(found)
+        patches = renderer.sample_sprites([scenes.Item(i, 0, 26, angle) for i in range(0, len(sprites), 9)], 32)
         mass = patches[:, 3].sum((1, 2)) / sprites[::9, ..., 3].astype(int).sum((1, 2))
         np.testing.assert_allclose(mass, (26 / 32) ** 2, rtol=0.12)
         assert (patches[:, :3] <= patches[:, 3:]).all()  # premultiplied
@@ -115,15 +105,15 @@ def test_counts_cells_tints_and_classes_are_all_drawn():
 
 def test_sines_and_cosines_are_the_rounded_ones():
     radians = np.deg2rad(scenes.ANGLES)
-    np.testing.assert_array_equal(scenes._COS, np.round(4096 * np.cos(radians)))
-    np.testing.assert_array_equal(scenes._SIN, np.round(4096 * np.sin(radians)))
+    np.testing.assert_array_equal(scenes.COS, np.round(4096 * np.cos(radians)))
+    np.testing.assert_array_equal(scenes.SIN, np.round(4096 * np.sin(radians)))
 
 
 def test_a_tint_gives_the_colour_it_names():
     ground = scenes.sample(1, 0)[0].background
     coat = emoji.load().index("white flower")
     plain, *tinted = (
-        scenes.render([scenes.Scene((scenes.Item(coat, 0, 26, tint=t),), ground)])[0, 10:22, 10:22]
+        renderer.render([scenes.Scene((scenes.Item(coat, 0, 26, tint=t),), ground)])[0, 10:22, 10:22]
         .reshape(-1, 3)
         .mean(0)
         for t in range(len(scenes.TINTS))
@@ -158,39 +148,11 @@ def test_cells_tile_the_picture():
 
 def test_small_pictures_are_means_of_the_large():
     found = scenes.sample(8, 2)
-    large = scenes.render(found).astype(int)
+    large = renderer.render(found).astype(int)
     for size in (32, 16):
         f = 64 // size
         mean = large.reshape(8, size, f, size, f, 3).mean((2, 4))
-        assert np.abs(scenes.render(found, size) - mean).max() <= 0.5
-
-
-def test_edits_change_their_cells_and_nothing_else():
-    kinds = set()
-    for n, scene in enumerate(scenes.sample(120, 8) + scenes.sample(40, 8, **SAMPLES["three"])):
-        before = scenes.render([scene])[0]
-        for kind in scenes.possible_edits(scene):
-            done = scenes.edit(scene, kind, n)
-            changed = (scenes.render([done.scene])[0] != before).any(-1)
-            for cell in done.cells:
-                inside = scenes.cell_slices(scene.grid, cell)
-                assert changed[inside].any()
-                changed[inside] = False
-            assert not changed.any(), kind
-            grown = {"delete": -1, "add": 1}.get(kind, 0)
-            assert len(done.scene.items) == len(scene.items) + grown
-            assert done == scenes.edit(scene, kind, n)
-            kinds.add(kind)
-    assert kinds == set(scenes.EDITS)
-
-
-def test_a_near_twin_shows_the_same_things_in_other_places():
-    for n, scene in enumerate(scenes.sample(60, 21, items=(2, 4))):
-        twin = scenes.near_twin(scene, n)
-        look = [sorted((it.emoji, it.tint, it.size, it.angle) for it in s.items) for s in (scene, twin.scene)]
-        assert twin.kind == ("swap" if "swap" in scenes.possible_edits(scene) else "recolour")
-        assert (look[0] == look[1]) == (twin.kind == "swap")
-        assert twin.scene != scene
+        assert np.abs(renderer.render(found, size) - mean).max() <= 0.5
 
 
 def test_clutter_pairs_tell_their_truth():
@@ -204,7 +166,7 @@ def test_clutter_pairs_tell_their_truth():
     )
     assert (spread.argmax(1) == found.clutter_cell).mean() == 1.0  # the mosaic is the loudest cell by far
     for image, scene, cell in zip(found.images, found.scenes, found.object_cell, strict=True):
-        bare = scenes.render([replace(scene, items=())])[0]
+        bare = renderer.render([replace(scene, items=())])[0]
         changed = (image != bare).any(-1)
         assert changed[scenes.cell_slices(2, cell)].any()
         changed[scenes.cell_slices(2, cell)] = False
@@ -228,9 +190,8 @@ def test_clutter_tells_nothing_of_the_class():
         ),
         (lambda: scenes.sample(1, 0, grid=7), "grid is 1-3"),
         (lambda: scenes.sample(-1, 0), "n=-1 scenes from seed=0: both must be 0 or more"),
-        (lambda: scenes.render([], 48), "Scenes are rendered at 64, 32 or 16 pixels, not 48"),
+        (lambda: renderer.render([], 48), "Scenes are rendered at 64, 32 or 16 pixels, not 48"),
         (lambda: scenes.cell_bounds(2, 33), "size a multiple of 16"),
-        (lambda: scenes.edit(scenes.sample(1, 0, items=(1, 1))[0], "swap", 0), "The edit 'swap' is not possible here"),
         (
             lambda: pairs.clutter_pairs(1, 0, classes=("bird", "spoon")),
             "There is no class 'spoon'; the classes are smiley",
@@ -242,9 +203,3 @@ def test_bad_input_is_refused_in_one_sentence(call, says):
     with pytest.raises(InputError, match=says) as caught:
         call()
     assert "\n" not in str(caught.value)
-
-
-def test_an_edit_without_new_emoji_is_refused():
-    scene = scenes.sample(1, 0, items=(1, 1))[0]
-    with pytest.raises(InputError, match="The pool holds no emoji that the scene does not show already"):
-        scenes.edit(scene, "modify", 0, pool=[scene.items[0].emoji])

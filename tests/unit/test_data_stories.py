@@ -1,12 +1,9 @@
 """Stories: what their last event depends on, the balance of the sets, and folders of a reader's own."""
 
-import json
 from collections import Counter
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from vlws.data.emoji_world import stories
 from vlws.errors import InputError
@@ -128,55 +125,3 @@ def test_sequence_pairs_are_as_alike_as_their_relation_says():
     for relation in ("permuted", "replaced", "repainted", "prefix"):
         assert (truth[relation] < 1).all()
         assert (truth[relation] > 0).all()
-
-
-# --- folders --------------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_reads_back_as_it_was_written(tmp_path):
-    found = stories.corpus(20, 11)
-    stories.write_folder(found, tmp_path / "own")
-    back = stories.read_folder(tmp_path / "own")
-    assert len(back) == len(found)
-    for one, two in zip(found.documents, back.documents, strict=True):
-        assert [s.text for s in one.slices] == [s.text for s in two.slices]
-        assert one.answer == two.answer
-        for a, b in zip(one.slices, two.slices, strict=True):
-            if a.is_image:
-                assert (found.images[a.image] == back.images[b.image]).all()
-
-
-GOOD = {"slices": [{"image": "a.png"}, {"text": "a red cat."}]}
-
-
-@pytest.mark.parametrize(
-    ("line", "told"),
-    [
-        ('{"slices": [', "line 1, is no JSON"),
-        (json.dumps({"pictures": []}), "accepted is"),
-        (json.dumps({"slices": [{"image": "a.png", "text": "both"}]}), "accepted is"),
-        (json.dumps({"slices": [{"image": 3}]}), "accepted is"),
-        (json.dumps({"slices": [{"image": "a.png"}]}), "is a document of 1 slice"),
-        (json.dumps({"slices": [{"text": "one"}, {"text": "two"}]}), "is a document without pictures"),
-        (json.dumps({"slices": [{"image": "b.png"}, {"text": "two"}]}), "names the picture b.png, which is not in"),
-        (json.dumps({"slices": [{"image": "a.png"}, {"text": "  "}]}), "has an empty text"),
-        (json.dumps(GOOD | {"answer": " "}), "has an empty answer"),
-        ("", "holds no document"),
-    ],
-)
-def test_a_folder_that_cannot_be_read_is_refused_in_one_sentence(tmp_path, line, told):
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
-    (tmp_path / "documents.jsonl").write_text(line + "\n")
-    with pytest.raises(InputError, match=told):
-        stories.read_folder(tmp_path)
-
-
-def test_a_missing_folder_or_file_and_a_broken_picture_are_refused(tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
-        stories.read_folder(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"holds no documents\.jsonl"):
-        stories.read_folder(tmp_path)
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    (tmp_path / "documents.jsonl").write_text(json.dumps(GOOD))
-    with pytest.raises(InputError, match="no picture that can be read"):
-        stories.read_folder(tmp_path)

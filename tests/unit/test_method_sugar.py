@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from backbones.llava_emoji import make_processor
+from vlws.data.documents import Document, Documents, Slice
 from vlws.data.emoji_world import stories
 from vlws.errors import InputError
 from vlws.methods import sugar
@@ -282,8 +283,7 @@ def test_slice_spans_hold_their_own_tokens(small, corpus):
                 else:
                     assert small.adapter.tokenizer.decode(tokens) == f" {part.text}"
             learned = small.adapter.tokenizer.decode(rows.batch.input_ids[row][rows.batch.labels[row] >= 0])
-            told = [s.text for s in document.slices if not s.is_image and document.kind != "question"]
-            told = told[:-1] if document.answer else told
+            told = [s.text for s in document.slices if s.supervised]
             answer = f" {document.answer}</s>" if document.answer else ""
             assert learned == "".join(f" {text}" for text in told) + answer
 
@@ -303,8 +303,8 @@ def test_states_are_the_mean_of_a_picture_and_the_last_token_of_a_sentence(small
 def test_an_embedding_summarises_its_prefix_alone(small, corpus):
     """Causal: what follows a slice end changes nothing; padding and company neither."""
     features = small.reader.features(corpus.images)
-    story = next(d for d in corpus.documents if d.kind == "story")
-    prefix = stories.Document(story.slices[:3])
+    story = next(d for d in corpus.documents if d.answer and any(s.supervised for s in d.slices))
+    prefix = Document(story.slices[:3])
     r = small.embed([prefix], features)[0]
     rows = small.reader.rows([story], features, answers=False)
     hidden = small.adapter.hidden(rows.batch, small.adapter.num_layers)
@@ -426,13 +426,13 @@ def test_what_cannot_be_trained_is_refused(small, corpus):
     ]:
         with pytest.raises(InputError, match=told):
             sugar.train_sugar(small, draws, features, **options)
-    one = stories.Slice(text="alone")
-    shown = stories.Slice(image=0)
+    one = Slice(text="alone")
+    shown = Slice(image=0)
     for document, told in [
-        (stories.Document((shown,)), "has 1 slice"),
-        (stories.Document((one, one)), "has no pictures"),
+        (Document((shown,)), "has 1 slice"),
+        (Document((one, one)), "has no pictures"),
     ]:
-        found = stories.Documents((document,), np.zeros((1, 32, 32, 3), np.uint8))
+        found = Documents((document,), np.zeros((1, 32, 32, 3), np.uint8))
         with pytest.raises(InputError, match=told):
             sugar.draw_steps(found, 1, 1, small.reader)
 
@@ -503,7 +503,7 @@ def test_augmented_queries_hold_the_retrieved_answer(corpus):
 def test_experts_tell_near_twins_apart_and_clip_does_not(corpus):
     clip = load_clip("clip-emoji", "cpu")
     found = stories.winoground(40, 15)
-    both = stories.Documents((*found.pictures, *found.texts), found.images)
+    both = Documents((*found.pictures, *found.texts), found.images)
     for experts in (latent_experts, encoder_experts):
         slices = experts(both, clip)
         assert slices.vectors.shape[0] == 160

@@ -18,7 +18,6 @@ that the script calls counts repeated words once.
 
 import ast
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,11 +25,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 
+from vlws.data.images import open_image
 from vlws.errors import InputError
+from vlws.files import write_json
 
 OPEN, CHOICE = "open-ended", "multi-choice"
 MARK = "<image>"  # stands for one picture in a prompt
@@ -78,7 +79,7 @@ class Sample:
     def pictures(self) -> list[Image.Image | np.ndarray]:
         """The pictures in the order of their marks in the prompt; InputError for one that cannot be read."""
         order = [int(place) - 1 for place in _PLACE.findall(self.instruction + self.context)]
-        return [_open(self.images[i]) if isinstance(self.images[i], Path) else self.images[i] for i in order]
+        return [open_image(self.images[i]) if isinstance(self.images[i], Path) else self.images[i] for i in order]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +91,6 @@ class Task:
     question_type: str
     instructions: tuple[str, ...]
     samples: tuple[Sample, ...]
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is no picture that can be read ({type(error).__name__}).") from error
 
 
 # --- files ------------------------------------------------------------------------------------------------------
@@ -208,7 +201,7 @@ def write_demon(folder: str | Path, tasks: Sequence[Task]) -> Path:
         for sample in task.samples:
             names = [f"{sample.sample_id}_{i}.png" for i in range(1, len(sample.images) + 1)]
             for name, image in zip(names, sample.images, strict=True):
-                picture = _open(image) if isinstance(image, Path) else Image.fromarray(image)
+                picture = open_image(image) if isinstance(image, Path) else Image.fromarray(image)
                 picture.save(root / "images" / name)
             instance = {"context": sample.context, "images_path": names}
             if sample.choices:
@@ -217,7 +210,7 @@ def write_demon(folder: str | Path, tasks: Sequence[Task]) -> Path:
             data.append({**entry, "task_instance": instance, "response": sample.response})
         metadata = {"dataset": task.name, "split": "core", "num_sample": len(data)}
         metadata |= {"task_instruction": list(task.instructions), "question_type": task.question_type}
-        _write_json(root / "core.json", {"metadata": metadata, "data": data})
+        write_json(root / "core.json", {"metadata": metadata, "data": data})
     return folder
 
 
@@ -230,7 +223,8 @@ def write_predictions(folder: str | Path, task: Task, texts: Sequence[str]) -> P
         {"sample_id": sample.sample_id, "pred_response": text, "gt_response": sample.response}
         for sample, text in zip(task.samples, texts, strict=True)
     ]
-    return _write_json(path, rows)
+    write_json(path, rows)
+    return path
 
 
 def read_predictions(folder: str | Path, task: Task) -> list[str]:
@@ -251,13 +245,6 @@ def read_predictions(folder: str | Path, task: Task) -> list[str]:
         if str(sample.sample_id) not in found:
             raise InputError(f"{path} has no answer to sample {sample.sample_id} of {task.name}.")
     return [found[str(sample.sample_id)] for sample in task.samples]
-
-
-def _write_json(path: Path, content: object) -> Path:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
-    return path
 
 
 # --- scores -----------------------------------------------------------------------------------------------------

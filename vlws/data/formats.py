@@ -1,13 +1,10 @@
-"""Readers of what users have. Every fault of a folder is told in one sentence before any work starts."""
+"""Read the folders that users have. Each fault of a folder is refused in one sentence before any work starts."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
 
 from vlws.data.emoji_world.captions import with_article
 from vlws.errors import InputError
@@ -114,22 +111,3 @@ def _captions_file(path: Path) -> dict[str, str]:
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise InputError(f'{path} must be one JSON object of texts by relative path: {{"train/good/000.png": "text"}}.')
     return texts
-
-
-def read_images(paths: Sequence[Path], size: int) -> np.ndarray:
-    """Files -> "n size size 3" uint8 RGB: the central square, bicubic.
-
-    Raises:
-        InputError: a file that Pillow cannot read to its end; the sentence names it.
-    """
-    images = np.empty((len(paths), size, size, 3), np.uint8)
-    for i, path in enumerate(tqdm(paths, desc="pictures", leave=False, disable=len(paths) < 500)):
-        try:
-            with Image.open(path) as picture:
-                rgb = ImageOps.exif_transpose(picture).convert("RGB")
-            images[i] = np.asarray(ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC))
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(
-                f"{path} is no picture that can be read ({type(error).__name__}); remove or replace it."
-            ) from error
-    return images

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlws import train
-from vlws.data.emoji_world.stories import Document, Documents, with_reference
+from vlws.data.documents import Document, Documents, with_reference
 from vlws.errors import InputError
 from vlws.files import write_atomically
 from vlws.models.adapter import IGNORED, Adapter
@@ -404,7 +404,7 @@ def draw_steps(
             picked = [told - 1, *rng.permutation(told - 1)[: ends - 1].tolist()]
             anchors += [(k, s, i, offsets[i] + torch.arange(s + 1)) for s in picked]
             anchors.append((len(sequences), 0, i, torch.tensor([offsets[i] + len(document.slices)])))
-            sequences.append(Document((document.lone,), "question"))
+            sequences.append(Document((document.lone,)))
         groups = reader.groups(sequences)
         place = {k: (g, at) for g, group in enumerate(groups) for at, k in enumerate(group)}
         anchors.sort(key=lambda anchor: place[anchor[0]])

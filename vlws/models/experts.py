@@ -21,7 +21,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from vlws.data.emoji_world.stories import Documents, Slice
+from vlws.data.documents import Documents, Slice
 from vlws.models.clip import Clip, pixels
 
 UNI = 64  # numbers of the uni-modal part of latent_experts

@@ -7,11 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlws.data.emoji_world.stories import Document
+from vlws.data.documents import Document
 from vlws.errors import InputError
 from vlws.models.adapter import IGNORED, IMAGE_PLACEHOLDER, Adapter, Batch
-
-SPEAKING = ("story", "pair", "own")  # kinds of document whose sentences are learned, and not their answer alone
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,10 @@ class Reader:
     def rows(
         self, documents: Sequence[Document], features: Tensor, *, answers: bool = True, padding_side: str = "right"
     ) -> Rows:
-        """A row a document: its slices in their order, then (`answers`) its answer and the end token.
+        """One row per document: its slices in their order, then (`answers`) its answer and the end token.
 
-        features: of all pictures, a row each; a slice names its row. The batch has labels on answers and, in documents
-        of SPEAKING kinds, on sentences (not on the question that an answer answers).
+        features: one row per picture; a slice names its row. With `answers` the batch has labels, on answers and on
+        supervised slices.
         """
         texts, pictures = [], []
         for document in documents:
@@ -83,13 +81,11 @@ class Reader:
             found = self._spans(document, ids, first, iter(images[row]))
             spans.append(torch.tensor(found))
             if answers:
-                answered = bool(document.answer)
-                if document.kind in SPEAKING:
-                    for s, (start, stop) in list(zip(document.slices, found, strict=True))[: -1 if answered else None]:
-                        if not s.is_image:
-                            labels[row, start:stop] = batch.input_ids[row, start:stop]
-                if answered:
-                    labels[row, found[-1][1] : first + length] = batch.input_ids[row, found[-1][1] : first + length]
+                learned = [span for part, span in zip(document.slices, found, strict=True) if part.supervised]
+                if document.answer:
+                    learned.append((found[-1][1], first + length))
+                for start, stop in learned:
+                    labels[row, start:stop] = batch.input_ids[row, start:stop]
         return Rows(replace(batch, labels=labels) if answers else batch, spans)
 
     def _spans(self, document: Document, ids: list[int], at: int, images) -> list[tuple[int, int]]:

@@ -7,7 +7,6 @@ selector aside) that the font draws.
 
 import io
 import json
-import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from vlws.errors import InputError
+from vlws.files import write_atomically
 
 ASSETS = Path(__file__).parent / "assets"
 SIDE = 32  # pixels of a shipped sprite
@@ -29,7 +29,7 @@ SOURCES = {
 
 
 def build(out: Path = ASSETS) -> Path:
-    """Write `emoji.png` (sprite sheet, 40 a row, 32 px, RGBA) and `emoji.json` (one record a sprite) under `out`.
+    """Write `emoji.png` (sprite sheet, 40 per row, 32 px, RGBA) and `emoji.json` (one record per sprite) under `out`.
 
     Raises:
         InputError: a package's file is missing; the sentence names both.
@@ -51,8 +51,8 @@ def build(out: Path = ASSETS) -> Path:
     png = io.BytesIO()
     _sheet(np.stack(sprites)).save(png, format="PNG", optimize=True)
     lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
-    _write(out / "emoji.png", png.getvalue())
-    _write(out / "emoji.json", f"[\n{lines}\n]\n".encode())
+    write_atomically(out / "emoji.png", png.getvalue())
+    write_atomically(out / "emoji.json", f"[\n{lines}\n]\n".encode())
     return out
 
 
@@ -102,18 +102,12 @@ def _sprite(png: bytes) -> np.ndarray:
 
 
 def _sheet(sprites: np.ndarray) -> Image.Image:
-    """ "n 32 32 4" -> one picture, 40 sprites a row."""
+    """ "n 32 32 4" -> one picture, 40 sprites per row."""
     rows = -(-len(sprites) // COLUMNS)
     full = np.zeros((rows * COLUMNS, SIDE, SIDE, 4), np.uint8)
     full[: len(sprites)] = sprites
     tiled = full.reshape(rows, COLUMNS, SIDE, SIDE, 4).swapaxes(1, 2)
     return Image.fromarray(tiled.reshape(rows * SIDE, COLUMNS * SIDE, 4))
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
 
 
 if __name__ == "__main__":

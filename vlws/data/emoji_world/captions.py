@@ -1,7 +1,6 @@
-"""What can truly be said of a scene: captions from templates, and questions with their answers."""
+"""Captions of scenes, from templates; all are true."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -14,11 +13,12 @@ from vlws.data.emoji_world.scenes import (
     TINT_NAMES,
     Item,
     Scene,
-    _below,
+    below,
     class_of,
     draws,
 )
 
+ORDINALS = ("first", "second", "third", "fourth")
 TEMPLATES = (
     "a photo of {}",
     "a picture of {}",
@@ -29,16 +29,6 @@ TEMPLATES = (
     "look, {}",
     "{} on a patterned ground",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """kind: presence, position, count, category or colour; the answer is one of `choices`."""
-
-    kind: str
-    text: str
-    answer: str
-    choices: tuple[str, ...]
 
 
 def with_article(noun: str) -> str:
@@ -73,7 +63,7 @@ def own_keywords() -> dict[int, tuple[str, ...]]:
 
 
 def captions(scenes: Sequence[Scene], seed: int) -> list[str]:
-    """One true caption a scene: one of the templates around every item, in the order of the cells.
+    """One true caption per scene: one of the templates around every item, in the order of the cells.
 
     An item is called by its CLDR name, a keyword of its own, a word of its class, or "name, a class". Its tint, where
     it has one, is told three times in four; its place, where there are several items, one time in two. Clutter and
@@ -104,21 +94,21 @@ def tells_class_only(scenes: Sequence[Scene], seed: int) -> np.ndarray:
 
 
 def _form(scene: Scene, row: np.ndarray, k: int) -> int:
-    return int(_below(row[2 + 4 * k], 15 if len(scene.items) > 1 else 20))
+    return int(below(row[2 + 4 * k], 15 if len(scene.items) > 1 else 20))
 
 
 def _caption(scene: Scene, row: np.ndarray) -> str:
-    places = len(scene.items) > 1 and _below(row[1], 2) == 1
+    places = len(scene.items) > 1 and below(row[1], 2) == 1
     phrases = []
     for k, item in enumerate(scene.items):
         _, choice, tint, _ = row[2 + 4 * k : 6 + 4 * k]
         noun = _noun(item.emoji, _form(scene, row, k), choice)
-        if item.tint and _below(tint, 4):
+        if item.tint and below(tint, 4):
             noun = f"{TINT_NAMES[item.tint]} {noun}"
         phrase = with_article(noun)
         phrases.append(f"{phrase} {_at(scene, item)}" if places else phrase)
     told = phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
-    return TEMPLATES[int(_below(row[0], len(TEMPLATES)))].format(told)
+    return TEMPLATES[int(below(row[0], len(TEMPLATES)))].format(told)
 
 
 def _noun(index: int, form: int, choice) -> str:
@@ -130,43 +120,11 @@ def _noun(index: int, form: int, choice) -> str:
     if form < 7 or (form < 10 and not keywords):
         return name
     if form < 10:
-        return keywords[int(_below(choice, len(keywords)))]
-    word = class_words[int(_below(choice, len(class_words)))]
+        return keywords[int(below(choice, len(keywords)))]
+    word = class_words[int(below(choice, len(class_words)))]
     return word if form < 15 else f"{name}, {with_article(word)}"
 
 
 def _at(scene: Scene, item: Item) -> str:
     place = POSITIONS[scene.grid][item.cell]
     return f"in the {place}" if place == "middle" else f"at the {place}"
-
-
-def questions(scenes: Sequence[Scene], seed: int) -> list[list[Question]]:
-    """Per scene every question that has one true answer, by CLDR names.
-
-    presence (one yes for each emoji shown, one no), position and colour (emoji shown once), count (each emoji),
-    category (each item of a known class).
-    """
-    known = emoji.load()
-    pool = sorted(class_of())
-    out = []
-    for scene, row in zip(scenes, draws(len(scenes), 1, seed), strict=True):
-        shown = [item.emoji for item in scene.items]
-        absent = [i for i in pool if i not in shown]
-        asked = []
-        for index, answer in [*((i, "yes") for i in dict.fromkeys(shown)), (absent[_below(row[0], len(absent))], "no")]:
-            asked.append(Question("presence", f"is there {with_article(known.names[index])}?", answer, ("yes", "no")))
-        for index in dict.fromkeys(shown):
-            text = f"how many times is the {known.names[index]} shown?"
-            asked.append(Question("count", text, str(shown.count(index)), ("1", "2", "3", "4")))
-        for item in scene.items:
-            name = known.names[item.emoji]
-            if shown.count(item.emoji) == 1:
-                if scene.grid > 1:
-                    places = POSITIONS[scene.grid]
-                    asked.append(Question("position", f"where is the {name}?", places[item.cell], places))
-                asked.append(Question("colour", f"what colour is the {name}?", TINT_NAMES[item.tint], TINT_NAMES))
-            if item.emoji in class_of():
-                answer = CLASS_NAMES[class_of()[item.emoji]]
-                asked.append(Question("category", f"what kind of thing is {_at(scene, item)}?", answer, CLASS_NAMES))
-        out.append(asked)
-    return out

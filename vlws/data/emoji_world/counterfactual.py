@@ -1,12 +1,12 @@
-"""Counterfactual pairs: a picture, the same picture with one thing edited, and the sentence that tells the difference.
+"""Counterfactual pairs: a picture, the same picture with one thing edited, and the sentence of their difference.
 
 The world of chapter 06. A picture of 48 px shows one large thing (the salient one) and some small ones, two unless
 asked for more, each an emoji in one of five colours, no two of a kind, on a near-grey ground. An edit renders the
 picture again with one thing changed: all pixels outside the union of its two masks stay as they are. In the paper
 (Cheetor, arXiv:2308.04152, section 2.2) SAM finds the things, ChatGPT writes the edits and diffusion paints them; here
-all three are exact.
+all three are exact. What the paper calls modify and swap are here recolour and replace, in the words of `edits`.
 
-All chance comes from the raw words of PCG64, as in `scenes`: a seed gives the same bytes on every machine, and the
+All randomness comes from `PCG64.random_raw`, as in `scenes`: a seed gives the same bytes on every machine, and the
 first k of n pictures do not depend on n.
 """
 
@@ -16,25 +16,27 @@ from functools import cache
 
 import numpy as np
 
-from vlws.data.emoji_world import emoji, scenes
-from vlws.data.emoji_world.scenes import Background, Item, _below, draws
+from vlws.data.emoji_world import emoji
+from vlws.data.emoji_world.edits import DIFFERENCES, SINGLE_EDITS, apply, tell
+from vlws.data.emoji_world.renderer import paint_backgrounds, sample_sprites
+from vlws.data.emoji_world.scenes import COLOURS, Background, Item, backgrounds, below, draws, permutation
 from vlws.errors import InputError
 
 SIDE = 48  # pixels; nine cells of 16
 CELL = 16
-KINDS = ("cat", "fish", "house", "star", "key", "bell", "hammer", "camera")  # CLDR names
-COLOURS = scenes.TINT_NAMES[1:]  # all but natural
+PAIR_KINDS = ("cat", "fish", "house", "star", "key", "bell", "hammer", "camera")  # CLDR names
 BLOCKS = (0, 1, 3, 4)  # the cells where a large thing, two by two cells, can begin
-EDITS = ("modify", "swap", "delete", "add")
 CAPTION_PROMPT = "<image> describe the image."
 DIFFERENCE_PROMPT = "<image><image> describe the difference."
 CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
-    """`kind` indexes KINDS, `colour` COLOURS; `cell` counts row by row (the first of four if `large`); `size` is the
-    sprite's side in pixels, `dy, dx` move its centre."""
+class PlacedThing:
+    """`kind` indexes PAIR_KINDS, `colour` COLOURS; `cell` counts row by row (the first of four if `large`).
+
+    `size` is the sprite's side in pixels; `dy, dx` move its centre.
+    """
 
     kind: int
     colour: int
@@ -47,7 +49,12 @@ class Thing:
     @property
     def name(self) -> str:
         """ "blue cat"."""
-        return f"{COLOURS[self.colour]} {KINDS[self.kind]}"
+        return " ".join(self.words)
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """("blue", "cat")."""
+        return COLOURS[self.colour], PAIR_KINDS[self.kind]
 
     @property
     def cells(self) -> tuple[int, ...]:
@@ -56,10 +63,10 @@ class Thing:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class SalientScene:
     """The large thing first, then the small ones."""
 
-    things: tuple[Thing, ...]
+    things: tuple[PlacedThing, ...]
     background: Background
 
     @property
@@ -71,13 +78,13 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """`edit` is one of EDITS; `before_thing` is None where something was added, `after_thing` where it was deleted."""
+    """`edit` is one of SINGLE_EDITS; `before_thing` is None where a thing was added, `after_thing` where one went."""
 
-    before: Picture
-    after: Picture
+    before: SalientScene
+    after: SalientScene
     edit: str
-    before_thing: Thing | None
-    after_thing: Thing | None
+    before_thing: PlacedThing | None
+    after_thing: PlacedThing | None
 
     @property
     def salient(self) -> bool:
@@ -86,34 +93,28 @@ class Pair:
 
     @property
     def sentence(self) -> str:
-        """What a reader of both pictures would say: the target of training and evaluation."""
-        old, new = self.before_thing, self.after_thing
-        if self.edit == "add":
-            return f"a {new.name} is new"
-        if self.edit == "delete":
-            return f"the {old.name} is gone"
-        if self.edit == "modify":
-            return f"the {old.name} is now {COLOURS[new.colour]}"
-        return f"the {old.name} became a {KINDS[new.kind]}"
+        """The difference of the two pictures: the target of training and evaluation."""
+        old, new = (thing and thing.words for thing in (self.before_thing, self.after_thing))
+        return tell(DIFFERENCES, self.edit, old, new)
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------
 
 
-def sample(n: int, seed: int, *, small: tuple[int, int] = (2, 2)) -> list[Picture]:
+def sample(n: int, seed: int, *, small: tuple[int, int] = (2, 2)) -> list[SalientScene]:
     """n pictures with one large thing and between small[0] and small[1] small ones."""
     if not 1 <= small[0] <= small[1] <= 4:
         raise InputError(f"small={small}: a picture holds 1 to 4 small things beside the large one.")
     words = draws(n, 46, seed)
-    count = small[0] + _below(words[:, 0], small[1] - small[0] + 1)
-    kind = scenes._permutation(words[:, 1:9], 8)
-    block = _below(words[:, 9], len(BLOCKS))
-    order = scenes._permutation(words[:, 10:15], 5)
-    colour = _below(words[:, 15:20], len(COLOURS))
-    size = np.concatenate([27 + _below(words[:, 20:21], 5), 13 + _below(words[:, 21:25], 3)], axis=1)
+    count = small[0] + below(words[:, 0], small[1] - small[0] + 1)
+    kind = permutation(words[:, 1:9], 8)
+    block = below(words[:, 9], len(BLOCKS))
+    order = permutation(words[:, 10:15], 5)
+    colour = below(words[:, 15:20], len(COLOURS))
+    size = np.concatenate([27 + below(words[:, 20:21], 5), 13 + below(words[:, 21:25], 3)], axis=1)
     room = (np.array([32, 16, 16, 16, 16]) - size) // 2
-    dy, dx = (_below(words[:, k : k + 5], 2 * room + 1) - room for k in (25, 30))
-    grounds = scenes._backgrounds(words[:, 40:46], True)
+    dy, dx = (below(words[:, k : k + 5], 2 * room + 1) - room for k in (25, 30))
+    grounds = backgrounds(words[:, 40:46], True)
     columns = [column.tolist() for column in (kind, colour, size, dy, dx)]
     pictures = []
     for i in range(n):
@@ -123,29 +124,28 @@ def sample(n: int, seed: int, *, small: tuple[int, int] = (2, 2)) -> list[Pictur
         things = []
         for k in range(1 + int(count[i])):
             kind_k, colour_k, size_k, dy_k, dx_k = (column[i][k] for column in columns)
-            things.append(Thing(kind_k, colour_k, cells[k], k == 0, size_k, dy_k, dx_k))
-        pictures.append(Picture(tuple(things), grounds[i]))
+            things.append(PlacedThing(kind_k, colour_k, cells[k], k == 0, size_k, dy_k, dx_k))
+        pictures.append(SalientScene(tuple(things), grounds[i]))
     return pictures
 
 
-def possible_edits(picture: Picture, target: int) -> tuple[str, ...]:
+def possible_edits(picture: SalientScene, target: int) -> tuple[str, ...]:
     """The edits of thing `target`: the large thing stays; an addition (its target says only: background) needs room."""
-    if picture.things[target].large:
-        return ("modify", "swap")
-    kinds = ["modify", "swap"]
-    if len(picture.things) > 2:
-        kinds.append("delete")
-    if len(picture.things) < 4 and picture.free_cells:
-        kinds.append("add")
-    return tuple(kinds)
+    impossible = set()
+    if picture.things[target].large or len(picture.things) < 3:
+        impossible.add("delete")
+    if picture.things[target].large or len(picture.things) > 3 or not picture.free_cells:
+        impossible.add("add")
+    return tuple(kind for kind in SINGLE_EDITS if kind not in impossible)
 
 
-def edit(picture: Picture, target: int, seed: int, kind: str | None = None, cells: Sequence[int] | None = None) -> Pair:
+def edit(
+    picture: SalientScene, target: int, seed: int, kind: str | None = None, cells: Sequence[int] | None = None
+) -> Pair:
     """One edit of thing `target`, its kind drawn from those possible unless given.
 
-    modify: another colour. swap: another kind of thing, same colour and place. delete: it goes. add: a small thing of a
-    new kind appears in the background, in the first free one of `cells` where given (least attended first), else
-    anywhere free.
+    See `edits` for what each does; a replacement keeps colour and place. An added thing is small, stands in the
+    background, in the first free one of `cells` where given (least attended first), else anywhere free.
 
     Raises:
         InputError: no such thing, or an edit that the picture does not allow.
@@ -156,71 +156,68 @@ def edit(picture: Picture, target: int, seed: int, kind: str | None = None, cell
     if kind is not None and kind not in allowed:
         raise InputError(f"The edit {kind!r} is not possible here; this thing allows {', '.join(allowed)}.")
     word = draws(1, 8, seed)[0]
-    kind = kind or allowed[int(_below(word[0], len(allowed)))]
+    kind = kind or allowed[int(below(word[0], len(allowed)))]
     return _edited(picture, target, kind, word, cells)
 
 
 def edits(
-    pictures: Sequence[Picture],
+    pictures: Sequence[SalientScene],
     targets: Sequence[int],
     seed: int,
     cells: Sequence[Sequence[int]] | None = None,
 ) -> list[Pair]:
-    """One edit a picture, of its thing `targets[i]`, kinds in equal parts of those possible; see `edit`."""
+    """One edit per picture, of its thing `targets[i]`, kinds in equal parts of those possible; see `edit`."""
     if len(pictures) != len(targets):
-        raise InputError(f"{len(pictures)} pictures and {len(targets)} targets; give one target a picture.")
+        raise InputError(f"{len(pictures)} pictures and {len(targets)} targets; give one target per picture.")
     pairs = []
     for i, (picture, row) in enumerate(zip(pictures, draws(len(pictures), 8, seed), strict=True)):
         target = int(targets[i])
         allowed = possible_edits(picture, target)
-        kind = allowed[int(_below(row[0], len(allowed)))]
+        kind = allowed[int(below(row[0], len(allowed)))]
         pairs.append(_edited(picture, target, kind, row, None if cells is None else cells[i]))
     return pairs
 
 
-def _edited(picture: Picture, target: int, kind: str, word: np.ndarray, cells: Sequence[int] | None) -> Pair:
-    old, things = picture.things[target], list(picture.things)
-    fresh = [k for k in range(len(KINDS)) if k not in {thing.kind for thing in things}]
-    if kind == "modify":
-        new = replace(old, colour=int((old.colour + 1 + _below(word[1], len(COLOURS) - 1)) % len(COLOURS)))
-        things[target] = new
-    elif kind == "swap":
-        new = replace(old, kind=fresh[int(_below(word[2], len(fresh)))])
-        things[target] = new
+def _edited(picture: SalientScene, target: int, kind: str, word: np.ndarray, cells: Sequence[int] | None) -> Pair:
+    old: PlacedThing | None = picture.things[target]
+    present = {thing.kind for thing in picture.things}
+    fresh = [k for k in range(len(PAIR_KINDS)) if k not in present]
+    if kind == "recolour":
+        new = replace(old, colour=int((old.colour + 1 + below(word[1], len(COLOURS) - 1)) % len(COLOURS)))
+    elif kind == "replace":
+        new = replace(old, kind=fresh[int(below(word[2], len(fresh)))])
     elif kind == "delete":
         new = None
-        del things[target]
     else:
         free = picture.free_cells
-        cell = next(c for c in cells if c in free) if cells is not None else free[int(_below(word[3], len(free)))]
-        kind_, colour = fresh[int(_below(word[2], len(fresh)))], int(_below(word[1], len(COLOURS)))
-        old, new = None, Thing(kind_, colour, int(cell), False, 13 + int(_below(word[4], 3)))
-        things.append(new)
-    return Pair(picture, replace(picture, things=tuple(things)), kind, old, new)
+        cell = next(c for c in cells if c in free) if cells is not None else free[int(below(word[3], len(free)))]
+        added, colour = fresh[int(below(word[2], len(fresh)))], int(below(word[1], len(COLOURS)))
+        old, new = None, PlacedThing(added, colour, int(cell), False, 13 + int(below(word[4], 3)))
+    return Pair(picture, replace(picture, things=apply(picture.things, [(old, new)])), kind, old, new)
 
 
-# --- what is said -----------------------------------------------------------------------------------------------
+# --- texts -----------------------------------------------------------------------------------------------
 
 
-def caption(picture: Picture) -> str:
-    """What a caption tells: the large thing."""
+def caption(picture: SalientScene) -> str:
+    """The caption: it names the large thing alone."""
     return f"a {picture.things[0].name}"
 
 
-def colour_question(thing: Thing) -> tuple[str, str]:
+def colour_question(thing: PlacedThing) -> tuple[str, str]:
     """(prompt, answer): the colour of a thing, which its kind alone names."""
-    return f"<image> what colour is the {KINDS[thing.kind]}?", COLOURS[thing.colour]
+    return f"<image> what colour is the {PAIR_KINDS[thing.kind]}?", COLOURS[thing.colour]
 
 
 # --- rendering --------------------------------------------------------------------------------------------------
 
 
-def render(pictures: Sequence[Picture]) -> np.ndarray:
+def render(pictures: Sequence[SalientScene]) -> np.ndarray:
     """Pictures -> "n 48 48 3" uint8 RGB."""
     out = np.empty((len(pictures), SIDE, SIDE, 3), np.uint8)
     for start in range(0, len(pictures), CHUNK):
         chunk = pictures[start : start + CHUNK]
-        canvas = scenes._paint_backgrounds(chunk)[:, :, :SIDE, :SIDE].copy()
+        canvas = paint_backgrounds([picture.background for picture in chunk])[:, :, :SIDE, :SIDE].copy()
         for i, _, rows, columns, patch in _patches(chunk):
             under = canvas[i, :, rows, columns]
             canvas[i, :, rows, columns] = patch[:3] + (under * (255 - patch[3:]) + 127) // 255
@@ -228,7 +225,7 @@ def render(pictures: Sequence[Picture]) -> np.ndarray:
     return out
 
 
-def masks(pictures: Sequence[Picture]) -> list[np.ndarray]:
+def masks(pictures: Sequence[SalientScene]) -> list[np.ndarray]:
     """Per picture "things 48 48" bool: the pixels that each thing touches."""
     found = [np.zeros((len(picture.things), SIDE, SIDE), bool) for picture in pictures]
     for i, k, rows, columns, patch in _patches(pictures):
@@ -241,17 +238,17 @@ def edit_mask(pair: Pair) -> np.ndarray:
     mask = np.zeros((SIDE, SIDE), bool)
     for thing in (pair.before_thing, pair.after_thing):
         if thing is not None:
-            mask |= masks([Picture((thing,), pair.before.background)])[0][0]
+            mask |= masks([SalientScene((thing,), pair.before.background)])[0][0]
     return mask
 
 
 @cache
 def _emoji() -> tuple[int, ...]:
     known = emoji.load()
-    return tuple(known.index(name) for name in KINDS)
+    return tuple(known.index(name) for name in PAIR_KINDS)
 
 
-def _patches(pictures: Sequence[Picture]):
+def _patches(pictures: Sequence[SalientScene]):
     """(picture, thing, rows, columns, "4 side side" premultiplied RGBA) of every thing."""
     entries = [(i, k, thing) for i, picture in enumerate(pictures) for k, thing in enumerate(picture.things)]
     for large in (True, False):
@@ -260,7 +257,7 @@ def _patches(pictures: Sequence[Picture]):
         if not chosen:
             continue
         items = [Item(_emoji()[t.kind], t.cell, t.size, 0, t.dy, t.dx, 1 + t.colour) for _, _, t in chosen]
-        for (i, k, thing), patch in zip(chosen, scenes._sample_sprites(items, side), strict=True):
+        for (i, k, thing), patch in zip(chosen, sample_sprites(items, side), strict=True):
             row, column = divmod(thing.cell, 3)
             rows, columns = slice(CELL * row, CELL * row + side), slice(CELL * column, CELL * column + side)
             yield i, k, rows, columns, patch

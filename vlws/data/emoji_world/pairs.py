@@ -7,6 +7,7 @@ import numpy as np
 
 from vlws.data.emoji_world import scenes
 from vlws.data.emoji_world.captions import captions
+from vlws.data.emoji_world.renderer import render
 from vlws.errors import InputError
 
 
@@ -21,7 +22,7 @@ class Pairs:
         emoji: "n" int64 into `emoji.load()`.
         object_cell, clutter_cell: "n" int64, cells counted row by row; never equal.
         scenes: the specifications behind the pictures.
-        grid: cells a side.
+        grid: cells per side.
     """
 
     images: np.ndarray
@@ -66,7 +67,7 @@ def clutter_pairs(
 def pairs_of(found: Sequence[scenes.Scene], seed: int, size: int = 32) -> Pairs:
     """Scenes of one object and one cluttered cell -> pictures, captions (drawn from `seed`) and truth."""
     return Pairs(
-        images=scenes.render(found, size),
+        images=render(found, size),
         captions=tuple(captions(found, seed)),
         classes=np.array([scenes.class_of()[s.items[0].emoji] for s in found], np.int64),
         emoji=np.array([s.items[0].emoji for s in found], np.int64),

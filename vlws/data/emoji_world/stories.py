@@ -5,24 +5,20 @@ fifth picture shows the two side by side, as they have become. The sentences lea
 mammal, which colour), so the last picture follows from the earlier pictures and sentences together and from neither
 alone. Around the stories stand the sets that a model is measured on: a retrieval split in the protocol of visual
 storytelling (VIST), single pairs, Winoground's pairs of pairs, presence questions, near-twins, questions over several
-pictures, and a knowledge base. Documents of a reader's own are read from and written to folders with `documents.jsonl`.
+pictures, and a knowledge base.
 
 Seeds: as in `vlws.data.emoji_world.scenes`. All pictures are 32 px unless a folder says otherwise.
 """
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cache
 
 import numpy as np
-from PIL import Image
 
-from vlws.data.emoji_world import emoji, scenes
+from vlws.data.documents import Document, Documents, Pictured, Slice, with_reference
+from vlws.data.emoji_world import emoji, renderer, scenes
 from vlws.data.emoji_world.captions import with_article
-from vlws.data.formats import read_images
 from vlws.errors import InputError
 
 KINDS: dict[str, dict[str, str]] = {  # kind -> {word: CLDR name}; three things of a kind
@@ -97,35 +93,7 @@ def render(views: Sequence[View], seed: int) -> np.ndarray:
             for t, cell, (a, b, y, x) in zip(shown.things, shown.cells, pose.tolist(), strict=False)
         ]
         made.append(scenes.Scene(tuple(items), ground.background))
-    return scenes.render(made, SIZE)
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """One sentence, or one picture (an index into `Documents.images`). `features`: what it tells, where known."""
-
-    text: str = ""
-    image: int = -1
-    features: tuple[str, ...] = ()
-
-    @property
-    def is_image(self) -> bool:
-        return self.image >= 0
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """Slices in their order, a question (a slice too, the last) and its answer.
-
-    kind: story, pair, question or own. `lone`: the slice that is also read by itself, as a candidate of retrieval is.
-    The language-model loss is over the sentences of stories, pairs and own documents, and over all answers.
-    """
-
-    slices: tuple[Slice, ...]
-    kind: str = "own"
-    answer: str = ""
-    choices: tuple[str, ...] = ()
-    lone: Slice | None = None
+    return renderer.render(made, SIZE)
 
 
 @dataclass
@@ -139,29 +107,17 @@ class Album:
         self.views.append(shown)
         return Slice(image=len(self.views) - 1, features=shown.features())
 
-
-class _Pictured:
-    """`images`: "n h w 3" uint8, the pictures that slices name, as given or as `album` renders them."""
-
-    album: Album | np.ndarray
-
-    @cached_property
-    def images(self) -> np.ndarray:
-        return self.album if isinstance(self.album, np.ndarray) else render(self.album.views, self.album.seed)
+    def render(self) -> np.ndarray:
+        return render(self.views, self.seed)
 
 
-@dataclass(frozen=True)
-class Documents(_Pictured):
-    """Documents and their pictures."""
-
-    documents: tuple[Document, ...]
-    album: Album | np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.documents)
+def _statement(text: str, *features: str) -> Slice:
+    """A sentence that the language model learns."""
+    return Slice(text=text, features=features, supervised=True)
 
 
-def _say(text: str, *features: str) -> Slice:
+def _question(text: str, *features: str) -> Slice:
+    """A sentence that the language model reads; it learns the answer alone."""
     return Slice(text=text, features=features)
 
 
@@ -191,7 +147,7 @@ CAPTIONS = ("{}.", "here is {}.", "we see {}.", "this shows {}.", "look at {}.")
 
 def caption(shown: View, form: int) -> Slice:
     """A full description of a picture, in one of len(CAPTIONS) forms."""
-    return _say(CAPTIONS[form].format(phrase(shown)), *shown.features())
+    return _statement(CAPTIONS[form].format(phrase(shown)), *shown.features())
 
 
 # --- stories --------------------------------------------------------------------------------------------------------
@@ -232,7 +188,7 @@ class Story:
         first, second, third, fourth = self.things
         told = [KIND_OF[first.word], second.word, KIND_OF[third.word], fourth.word, self.side]
         return [
-            _say(SENTENCES[e][form].format(word), word, f"event {e} {word}")
+            _statement(SENTENCES[e][form].format(word), word, f"event {e} {word}")
             for e, (form, word) in enumerate(zip(self.forms, told, strict=True))
         ]
 
@@ -321,7 +277,7 @@ def corpus(n: int, seed: int, mix: dict[str, float] | None = None, lone: bool = 
     for _ in range(counts.get("pair", 0)):
         shown = view(draw_things(int(rng.integers(1, 3)), rng), rng)
         said = caption(shown, int(rng.integers(len(CAPTIONS))))
-        documents.append(Document((album.add(shown), said), "pair", lone=said if lone else None))
+        documents.append(Document((album.add(shown), said), lone=replace(said, supervised=False) if lone else None))
     makers = (_presence, _colour, _what, _where, _either, _several, _order, _reference)
     for k in range(counts["question"]):
         documents.append(makers[k % len(makers)](album, rng))
@@ -337,14 +293,14 @@ def _story_document(story: Story, album: Album, rng: np.random.Generator, lone: 
         how = rng.integers(3, size=4)  # shown, said, both
         shown, said = [*(how != 1), False], [*(how != 0), True]
     pictures = [album.add(v) if s else Slice() for v, s in zip(views, shown, strict=True)]
-    asked = _say(LAST_QUESTION, "question")
+    asked = _question(LAST_QUESTION, "question")
     last = album.add(views[-1]) if lone else None
     slices = (*told(story, pictures, shown, said), asked)
-    return Document(slices, "story", phrase(views[-1]), lone=last)
+    return Document(slices, answer=phrase(views[-1]), lone=last)
 
 
 def _ask(slices: Sequence[Slice], text: str, answer: str, choices: Sequence[str]) -> Document:
-    return Document((*slices, _say(text, *text.split())), "question", answer, tuple(choices))
+    return Document((*slices, _question(text, *text.split())), answer=answer, choices=tuple(choices))
 
 
 def _presence(album: Album, rng: np.random.Generator) -> Document:
@@ -411,17 +367,11 @@ def _reference(album: Album, rng: np.random.Generator) -> Document:
     return with_reference(_ask([asked], KEEPER_QUESTION, keeper, KEEPERS), _ask([seen], KEEPER_QUESTION, keeper, ()))
 
 
-def with_reference(query: Document, reference: Document) -> Document:
-    """The query after a retrieved item: its picture, question and answer."""
-    known = (*reference.slices, _say(f"{reference.answer}.", reference.answer))
-    return replace(query, slices=(*known, *query.slices))
-
-
 # --- what a model is measured on --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class RetrievalSplit(_Pictured):
+class RetrievalSplit(Pictured):
     """VIST's protocol: which of all pictures of all stories is the last of this one?
 
     Attributes:
@@ -449,16 +399,16 @@ def retrieval_split(n: int, seed: int) -> RetrievalSplit:
     for story in stories:
         pictures = [album.add(v) for v in story.views()]
         every, never = [True] * EVENTS, [False] * EVENTS
-        queries.append(Document(tuple(told(story, pictures, never, every)), "story"))
-        interleaved.append(Document(tuple(told(story, pictures, [*every[:4], False], every)), "story"))
-        pool += [Document((picture,), "pair") for picture in pictures]
+        queries.append(Document(tuple(told(story, pictures, never, every))))
+        interleaved.append(Document(tuple(told(story, pictures, [*every[:4], False], every))))
+        pool += [Document((picture,)) for picture in pictures]
     first = EVENTS * np.arange(n)
     seen = first[:, None] + np.arange(EVENTS - 1)
     return RetrievalSplit(tuple(queries), tuple(interleaved), tuple(pool), first + EVENTS - 1, seen, album)
 
 
 @dataclass(frozen=True)
-class PairSet(_Pictured):
+class PairSet(Pictured):
     """pictures[i] and texts[i] belong together; documents of one slice each."""
 
     pictures: tuple[Document, ...]
@@ -473,8 +423,8 @@ def pair_set(n: int, seed: int) -> PairSet:
     while len(views) < n:
         shown = view(draw_things(2, rng), rng)
         views.setdefault(phrase(shown), shown)
-    pictures = tuple(Document((album.add(v),), "pair") for v in views.values())
-    texts = tuple(Document((caption(v, int(rng.integers(len(CAPTIONS)))),), "pair") for v in views.values())
+    pictures = tuple(Document((album.add(v),)) for v in views.values())
+    texts = tuple(Document((caption(v, int(rng.integers(len(CAPTIONS)))),)) for v in views.values())
     return PairSet(pictures, texts, album)
 
 
@@ -489,8 +439,8 @@ def winoground(n: int, seed: int) -> PairSet:
         form = int(rng.integers(len(CAPTIONS)))
         for things in ((a, b), other):
             shown = view(things, rng)
-            pictures.append(Document((album.add(shown),), "pair"))
-            texts.append(Document((caption(shown, form),), "pair"))
+            pictures.append(Document((album.add(shown),)))
+            texts.append(Document((caption(shown, form),)))
     return PairSet(tuple(pictures), tuple(texts), album)
 
 
@@ -557,7 +507,7 @@ def story_questions(n: int, seed: int) -> Documents:
     for story in sample(n, seed):
         pictures = [album.add(v) for v in story.views()[:4]] + [Slice()]
         slices = told(story, pictures, [True] * 4 + [False], [True] * EVENTS)
-        documents.append(Document((*slices, _say(LAST_QUESTION)), "story", phrase(story.views()[-1])))
+        documents.append(Document((*slices, _question(LAST_QUESTION)), answer=phrase(story.views()[-1])))
     return Documents(tuple(documents), album)
 
 
@@ -565,7 +515,7 @@ RELATIONS = ("shown again", "permuted", "replaced", "repainted", "prefix", "unre
 
 
 @dataclass(frozen=True)
-class SequencePairs(_Pictured):
+class SequencePairs(Pictured):
     """Documents 2k and 2k+1 are related as `relation[k]` says; `truth` "pair" is how alike they are, in [0, 1].
 
     truth: the longest common subsequence of their events, where the same thing counts 1, in another colour 1/2, over
@@ -624,7 +574,7 @@ def _overlap(one: Sequence[Thing], two: Sequence[Thing]) -> float:
 
 
 @dataclass(frozen=True)
-class KnowledgeBase(_Pictured):
+class KnowledgeBase(Pictured):
     """Who keeps which thing: documents [picture, question] with answers, and queries over other pictures.
 
     relevant: "query item" bool: items that show the query's thing in the query's colour.
@@ -648,78 +598,3 @@ def knowledge_base(n: int, seed: int) -> KnowledgeBase:
     ]
     relevant = asked[:, None] == np.arange(len(things))
     return KnowledgeBase(tuple(made[: len(things)]), tuple(made[len(things) :]), relevant, album)
-
-
-# --- folders ----------------------------------------------------------------------------------------------------------
-
-
-def write_folder(found: Documents, folder: str | Path) -> Path:
-    """Documents -> `documents.jsonl` (one a line: {"slices": [{"image": "0.png"} | {"text": "..."}]}) and its pictures.
-
-    A question that ends a document stays its last slice; its answer stands in the line as "answer".
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, image in enumerate(found.images):
-        Image.fromarray(image).save(folder / f"{i:05}.png")
-    lines = []
-    for document in found.documents:
-        slices = [{"image": f"{s.image:05}.png"} if s.is_image else {"text": s.text} for s in document.slices]
-        lines.append(json.dumps({"slices": slices} | ({"answer": document.answer} if document.answer else {})))
-    part = folder / "documents.jsonl.part"
-    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(part, folder / "documents.jsonl")
-    return folder
-
-
-def read_folder(folder: str | Path, size: int = SIZE) -> Documents:
-    """The inverse of `write_folder`, for folders of a reader's own; pictures are cut to squares of `size` px.
-
-    Raises:
-        InputError: no folder or no documents.jsonl; a line that is no such document; a document of one slice or
-            without pictures, an empty answer; a picture that is missing or cannot be read.
-    """
-    folder = Path(folder).expanduser()
-    file = folder / "documents.jsonl"
-    if not file.is_file():
-        what = "holds no documents.jsonl" if folder.is_dir() else "does not exist"
-        raise InputError(f'The data folder {folder} {what}; it needs one, with a line {{"slices": [...]}} a document.')
-    paths: dict[str, int] = {}
-    documents = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            documents.append(_read_line(line, f"documents.jsonl, line {number}", folder, paths))
-    if not documents:
-        raise InputError(f"{file} holds no document; it needs one a line.")
-    return Documents(tuple(documents), read_images([folder / name for name in paths], size))
-
-
-def _read_line(line: str, where: str, folder: Path, paths: dict[str, int]) -> Document:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where}, is no JSON ({error}).") from None
-    given = record.get("slices") if isinstance(record, dict) else None
-    if not isinstance(given, list) or not all(
-        isinstance(s, dict) and len(s) == 1 and isinstance(s.get("text", s.get("image")), str) for s in given
-    ):
-        raise InputError(f'{where}: accepted is {{"slices": [{{"image": "a.png"}}, {{"text": "..."}}, ...]}}.')
-    slices = []
-    for part in given:
-        if "text" in part:
-            if not part["text"].strip():
-                raise InputError(f"{where}, has an empty text; leave it out or fill it.")
-            slices.append(Slice(text=part["text"].strip()))
-            continue
-        name = part["image"]
-        if not (folder / name).is_file():
-            raise InputError(f"{where}, names the picture {name}, which is not in {folder}.")
-        slices.append(Slice(image=paths.setdefault(name, len(paths))))
-    answer = record.get("answer", "")
-    if "answer" in record and (not isinstance(answer, str) or not answer.strip()):
-        raise InputError(f"{where}, has an empty answer; leave it out or fill it.")
-    if len(slices) < 2:
-        raise InputError(f"{where}, is a document of {len(slices)} slice; it takes two or more to align.")
-    if not any(s.is_image for s in slices):
-        raise InputError(f"{where}, is a document without pictures; each needs one or more.")
-    return Document(tuple(slices), "own", answer, lone=slices[-1])
