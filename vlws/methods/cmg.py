@@ -221,11 +221,8 @@ class GuidedEncoder(TransformerMixin, BaseEstimator):
     @torch.no_grad()
     def transform(self, images: Images) -> np.ndarray:
         """Encoder features "n features", the head discarded, in evaluation mode."""
-        chunks = [
-            self.encoder_(self.encoder_.pixels(images[i : i + 256], self.image_size))
-            for i in range(0, len(images), 256)
-        ]
-        return torch.cat(chunks).cpu().numpy()
+        chunks = (self.encoder_.pixels(images[i : i + 256], self.image_size) for i in range(0, len(images), 256))
+        return torch.cat([self.encoder_(pixels) for pixels in chunks]).cpu().numpy()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -280,8 +277,7 @@ class CMGDetector(BaseEstimator):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the fitted detector, without the clip: weights and arrays as safetensors, the settings as JSON.
 
-        Raises:
-            InputError: a detector that gives no arrays, one that was not fitted, a folder of other files.
+        Raises InputError for a detector without arrays, one not fitted, and a folder of other files.
         """
         if not hasattr(self, "detector_"):
             raise InputError("this CMGDetector was not fitted; call fit before save_pretrained.")
@@ -305,20 +301,15 @@ class CMGDetector(BaseEstimator):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, clip: ImageTextEncoder) -> "CMGDetector":
-        """A fitted detector that scores as the saved one; `clip` is the one that it was fitted with.
-
-        Raises:
-            InputError: no such folder, one of another method, one made for a clip of another embedding dimension.
-        """
+        """A detector that scores as the saved one, with the clip that it had. Raises InputError for other folders."""
         config, tensors = load_added(folder, "CMGDetector")
         encoder, (kind, options) = GuidedEncoder(**config["encoder"]), config["detector"]
         made = cls(clip, encoder=encoder, detector=DETECTORS[kind](**options), **config["own"])
         load_added(folder, "CMGDetector", made._sizes())
         parts = grouped(tensors)
         made.encoder_ = clone(encoder)
-        made.encoder_.encoder_ = Encoder(
-            encoder.width, encoder.features, parts["encoder"]["head.2.bias"].numel()
-        ).eval()
+        projection = len(parts["encoder"]["head.2.bias"])
+        made.encoder_.encoder_ = Encoder(encoder.width, encoder.features, projection).eval()
         fill(made.encoder_.encoder_, parts["encoder"], folder)
         made.cmer_ = CMER(clip, made.grid, seed=made.seed) if made.cmer else None
         if made.cmer_:

@@ -83,7 +83,7 @@ def load_added(
 
 
 def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Tensors by what stands before the first dot of their names: {"rid.mlp.0.bias": t} -> {"rid": {"mlp.0.bias": t}}."""
+    """Tensors by the first part of their names: {"rid.mlp.0.bias": t} -> {"rid": {"mlp.0.bias": t}}."""
     groups: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         first, _, rest = name.partition(".")
