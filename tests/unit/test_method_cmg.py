@@ -1,5 +1,8 @@
 """The method of CMG against its equations: loss, score, masking, predictor, detector."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -14,19 +17,17 @@ from torch.autograd import gradcheck
 from vlws.errors import InputError
 from vlws.methods.cmg import (
     CMER,
-    KNN,
     RID,
     CMGDetector,
     GuidedEncoder,
-    Mahalanobis,
-    augment,
-    cell_slices,
-    contrastive_loss,
     correlation_matrix,
-    drop_cells,
     masked_embeddings,
     matching_scores,
 )
+from vlws.models import added
+from vlws.models.clip import load_clip
+from vlws.models.masking import drop_cells, grid_slices
+from vlws.models.ssd import KNN, Mahalanobis, augment, masked_contrastive_loss
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
 
@@ -52,7 +53,7 @@ def squares(names, seed=0):
         spoken, clutter[i] = rng.choice(4, 2, replace=False)
         other = rng.choice([c for c in COLOURS if c != name])
         for cell, colour in ((spoken, name), (clutter[i], other)):
-            images[i][cell_slices(16, 16, 2)[cell]] = COLOURS[colour]
+            images[i][grid_slices(16, 16, 2)[cell]] = COLOURS[colour]
     return images + rng.integers(0, 20, images.shape, dtype=np.uint8), clutter
 
 
@@ -73,29 +74,31 @@ def unit(*shape, seed=0, dtype=torch.float64):
 class TestLoss:
     def test_identity_is_nt_xent_scaled(self):
         z = unit(10, 4)
-        assert float(contrastive_loss(z, torch.eye(5))) == pytest.approx(
+        assert float(masked_contrastive_loss(z, torch.eye(5))) == pytest.approx(
             nt_xent_by_hand(z, 0.5) * 0.5 / 0.07, rel=1e-12
         )
 
     def test_all_ones_is_finite(self):
-        assert torch.isfinite(contrastive_loss(unit(8, 4), torch.ones(4, 4)))
+        assert torch.isfinite(masked_contrastive_loss(unit(8, 4), torch.ones(4, 4)))
 
     def test_does_not_depend_on_the_order_of_the_batch(self):
         z, m = unit(12, 4), torch.from_numpy(correlation_matrix(np.random.default_rng(0).normal(size=(6, 3)), 2))
         order = torch.randperm(6, generator=torch.Generator().manual_seed(1))
         both = torch.cat([order, order + 6])
-        assert float(contrastive_loss(z[both], m[order][:, order])) == pytest.approx(float(contrastive_loss(z, m)))
+        assert float(masked_contrastive_loss(z[both], m[order][:, order])) == pytest.approx(
+            float(masked_contrastive_loss(z, m))
+        )
 
     def test_gradient(self):
         z = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
-        assert gradcheck(lambda z: contrastive_loss(F.normalize(z, dim=-1), torch.eye(3)), (z,))
+        assert gradcheck(lambda z: masked_contrastive_loss(F.normalize(z, dim=-1), torch.eye(3)), (z,))
 
     def test_alike_rows_are_pulled_together(self):
         z = unit(8, 16).requires_grad_()
         m = torch.eye(4)
         m[0, 1] = m[1, 0] = 1
-        contrastive_loss(z, m).backward()
-        contrastive_loss(other := z.detach().clone().requires_grad_(), torch.eye(4)).backward()
+        masked_contrastive_loss(z, m).backward()
+        masked_contrastive_loss(other := z.detach().clone().requires_grad_(), torch.eye(4)).backward()
         assert -(z.grad - other.grad)[0] @ z[1].detach() > 0  # descent moves row 0 towards row 1
 
 
@@ -140,7 +143,7 @@ class TestCMER:
     @settings(max_examples=30, deadline=None)
     def test_cells_cover_the_image_once(self, grid, height, width):
         count = np.zeros((height, width), int)
-        for cell in cell_slices(height, width, grid):
+        for cell in grid_slices(height, width, grid):
             count[cell] += 1
         assert (count == 1).all()
 
@@ -150,7 +153,7 @@ class TestCMER:
         kept = drop_cells(images, cells)
         for image, original, cell in zip(kept, images, cells, strict=True):
             inside = np.zeros((8, 8), bool)
-            inside[cell_slices(8, 8, 2)[cell]] = True
+            inside[grid_slices(8, 8, 2)[cell]] = True
             assert (image[inside] == 0).all()
             assert (image[~inside] == original[~inside]).all()
         assert (drop_cells(kept, cells) == kept).all()
@@ -252,3 +255,66 @@ class TestDetector:
             CMGDetector(ColourClip()).fit(images / 255, ["red"] * 4)
         with pytest.raises(InputError, match=r"accepted is a share in \(0, 0.5\]"):
             CMGDetector(ColourClip(), contamination=0.9).fit(images, ["red"] * 4)
+
+
+FRESH = """
+import sys
+import numpy as np
+from vlws.methods.cmg import CMGDetector
+from vlws.models.clip import load_clip
+images = np.load(sys.argv[2])
+detector = CMGDetector.from_pretrained(sys.argv[1], load_clip("clip-emoji", "cpu"))
+np.save(sys.argv[3], np.stack([detector.decision_function(images), detector.predict(images)]))
+"""
+
+
+class TestOnDisk:
+    names = ("red", "green") * 20
+
+    def fitted(self, clip=None, **kwargs):
+        images, _ = squares(self.names)
+        encoder = GuidedEncoder(kwargs.pop("guidance", "cluster"), components=2, epochs=2, batch_size=16)
+        return images, CMGDetector(clip or ColourClip(), encoder=encoder, **kwargs).fit(images, self.names)
+
+    def test_scores_are_the_same_in_a_fresh_process(self, tmp_path):
+        images, detector = self.fitted(load_clip("clip-emoji", "cpu"))
+        detector.save_pretrained(tmp_path / "saved")
+        np.save(tmp_path / "images.npy", images)
+        paths = [str(tmp_path / name) for name in ("saved", "images.npy", "scores.npy")]
+        done = subprocess.run([sys.executable, "-c", FRESH, *paths], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        scores, labels = np.load(paths[2])
+        np.testing.assert_allclose(scores, detector.decision_function(images), rtol=1e-6)
+        np.testing.assert_array_equal(labels, detector.predict(images))
+
+    @pytest.mark.parametrize("detector", [Mahalanobis(), KNN(3)])
+    @pytest.mark.parametrize("guidance", [None, "cluster", "regress"])
+    @pytest.mark.parametrize("cmer", [True, False])
+    def test_every_part_comes_back(self, tmp_path, detector, guidance, cmer):
+        _, fitted = self.fitted(detector=detector, guidance=guidance, cmer=cmer, contamination=0.2)
+        fitted.save_pretrained(tmp_path / "saved")
+        found = CMGDetector.from_pretrained(tmp_path / "saved", ColourClip())
+        new, _ = squares(self.names, seed=1)
+        np.testing.assert_array_equal(found.decision_function(new), fitted.decision_function(new))
+        np.testing.assert_array_equal(found.predict(new), fitted.predict(new))
+        for name in ("decision_scores_", "labels_", "threshold_", "contamination"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(fitted, name))
+        assert {path.name for path in (tmp_path / "saved").iterdir()} == {"config.json", "model.safetensors"}
+
+    def test_what_needs_pickle_or_was_not_fitted_is_refused(self, tmp_path):
+        _, detector = self.fitted(detector=LOF(n_neighbors=5))
+        with pytest.raises(InputError, match="LOF cannot be written without pickle; accepted are Mahalanobis and KNN"):
+            detector.save_pretrained(tmp_path / "saved")
+        with pytest.raises(InputError, match="was not fitted"):
+            CMGDetector(ColourClip()).save_pretrained(tmp_path / "saved")
+        assert not (tmp_path / "saved").exists()
+
+    def test_a_folder_of_another_method_or_clip_is_refused(self, tmp_path):
+        with pytest.raises(InputError, match="holds no CMGDetector"):
+            CMGDetector.from_pretrained(tmp_path, ColourClip())
+        self.fitted()[1].save_pretrained(tmp_path / "saved")
+        with pytest.raises(InputError, match="a backbone of embedding_dim 3; the one given has embedding_dim 64"):
+            CMGDetector.from_pretrained(tmp_path / "saved", load_clip("clip-emoji", "cpu"))
+        added.save_added(tmp_path / "sugar", "Sugar", {}, {}, {})
+        with pytest.raises(InputError, match="holds Sugar, not CMGDetector"):
+            CMGDetector.from_pretrained(tmp_path / "sugar", ColourClip())

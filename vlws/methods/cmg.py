@@ -3,161 +3,39 @@
 Chen, Pan, Wang, Zhuang, Tang, Dai, Xu, "Improving Vision Anomaly Detection with the Guidance of Language Modality",
 IEEE TMM 27 (2024), arXiv:2310.02821. Normal images come with captions at training; at test there are images alone.
 
-The file follows the method: (1) the image-only detector that CMG improves, SSD; (2) CMER, which drops the part of the
-image that the text does not speak of; (3) CMLE, which teaches the image embedding who is like whom in language;
-(4) the detector that a PyOD user knows how to call.
+The file follows the method: (1) CMER, which drops the part of the image that the text does not speak of; (2) CMLE,
+which teaches the image embedding who is like whom in language; (3) the detector that a PyOD user knows how to call.
+The image-only detector that CMG improves, SSD, is `vlws.models.ssd`.
 
 Images are uint8 arrays "n h w 3"; a clip is what `vlws.models.clip.load_clip` gives, or anything that embeds alike.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from einops import rearrange, reduce
 from sklearn.base import BaseEstimator, TransformerMixin, clone
-from sklearn.covariance import EmpiricalCovariance
 from sklearn.mixture import GaussianMixture
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import Normalizer, StandardScaler
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-import vlws_kernels
 from vlws import train
 from vlws.errors import InputError
+from vlws.models.added import fill, grouped, load_added, save_added
+from vlws.models.clip import ImageTextEncoder
+from vlws.models.masking import drop_cells
+from vlws.models.ssd import KNN, Encoder, Mahalanobis, augment, masked_contrastive_loss
 
 Images = np.ndarray  # uint8 "n h w 3"
 
 
-class Clip(Protocol):
-    """What CMG asks of a vision-language model: unit-norm float32 rows "n d" for images and for texts."""
-
-    def images(self, images: Images) -> np.ndarray: ...
-
-    def texts(self, texts: Sequence[str]) -> np.ndarray: ...
-
-
 # ---------------------------------------------------------------------------------------------------------------------
-# 1. Image only: SSD (Sehwag, Chiang, Mittal, ICLR 2021), a contrastive encoder scored by Mahalanobis distance
+# 1. CMER: cross-modal entropy reduction
 
 
-def contrastive_loss(z: Tensor, positives: Tensor, tau: float = 0.5, tau_0: float = 0.07) -> Tensor:
-    """The masked contrastive loss L(M): rows that M marks attract each other, all others repel.
-
-        S = z z' / tau,   P(i) = {p != i : M_ip = 1},
-        L(M) = -(tau / tau_0) mean_i 1/|P(i)| sum_{p in P(i)} [ S_ip - log sum_{a != i} exp S_ia ]
-
-    With M = I this is SimCLR's NT-Xent times tau / tau_0; with M from CMLE it is CMG's loss.
-
-    Args:
-        z: unit rows "(2 b) d", both views of a batch, view after view.
-        positives: M, "b b", non-zero where two samples are to be alike; its diagonal must be non-zero.
-    """
-    similarity = z @ z.T / tau
-    self_pairs = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    log_p = similarity - torch.logsumexp(similarity.masked_fill(self_pairs, -torch.inf), dim=1, keepdim=True)
-    mask = positives.bool().repeat(2, 2) & ~self_pairs
-    return -(tau / tau_0) * ((log_p * mask).sum(1) / mask.sum(1)).mean()
-
-
-class Encoder(nn.Module):
-    """A small convolutional encoder f "b 3 h w" -> "b d", and a projection head that serves training alone."""
-
-    def __init__(self, width: int = 16, features: int = 64, projection: int = 32):
-        super().__init__()
-        plan = [(12, 2 * width, 2), (2 * width, 4 * width, 1), (4 * width, features, 2)]
-        blocks = [
-            nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
-            for i, o, stride in plan
-        ]
-        self.body = nn.Sequential(nn.PixelUnshuffle(2), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, projection))
-        self.to(memory_format=torch.channels_last)  # a fifth faster on a CPU
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.body(pixels.contiguous(memory_format=torch.channels_last))
-
-    def project(self, pixels: Tensor) -> Tensor:
-        """Unit rows "b projection"."""
-        return F.normalize(self.head(self(pixels)), dim=-1)
-
-
-def augment(pixels: Tensor, scale: tuple[float, float] = (0.4, 1.0)) -> Tensor:
-    """One random view of each image "b 3 h w" in [0, 1]: crop and resize, flip, brightness, contrast, grey."""
-    b = len(pixels)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(b)
-
-    side = uniform(*scale).sqrt()
-    flip = torch.where(torch.rand(b) < 0.5, -1.0, 1.0)
-    x, y = uniform(-1, 1) * (1 - side), uniform(-1, 1) * (1 - side)
-    affine = rearrange([side * flip, 0 * x, x, 0 * y, side, y], "(row col) b -> b row col", row=2)
-    brightness, contrast = uniform(0.7, 1.3), uniform(0.7, 1.3)
-    grey = torch.rand(b) < 0.2
-    affine, brightness, contrast, grey = (t.to(pixels.device) for t in (affine, brightness, contrast, grey))
-
-    view = F.grid_sample(pixels, F.affine_grid(affine, list(pixels.shape), align_corners=False), align_corners=False)
-    view = torch.where(grey[:, None, None, None], reduce(view, "b c h w -> b 1 h w", "mean"), view)
-    mean = reduce(view, "b c h w -> b 1 1 1", "mean")
-    view = (view - mean) * rearrange(contrast, "b -> b 1 1 1") + mean * rearrange(brightness, "b -> b 1 1 1")
-    return view.clamp(0, 1)
-
-
-class Mahalanobis(BaseEstimator):
-    """SSD's score: rows to unit length, standardised, then the squared Mahalanobis distance to the training set."""
-
-    def fit(self, features: np.ndarray, y=None) -> "Mahalanobis":
-        self.scale_ = make_pipeline(Normalizer(), StandardScaler()).fit(features)
-        self.covariance_ = EmpiricalCovariance().fit(self.scale_.transform(features))
-        return self
-
-    def decision_function(self, features: np.ndarray) -> np.ndarray:
-        """Squared distances "n"; higher is more anomalous."""
-        return self.covariance_.mahalanobis(self.scale_.transform(features))
-
-
-class KNN(BaseEstimator):
-    """Distance to the k-th nearest training row (PyOD's `KNN(method="largest")`), by `vlws_kernels.knn`."""
-
-    def __init__(self, n_neighbors: int = 5):
-        self.n_neighbors = n_neighbors
-
-    def fit(self, features: np.ndarray, y=None) -> "KNN":
-        if len(features) < self.n_neighbors:
-            raise InputError(
-                f"KNN needs at least n_neighbors={self.n_neighbors} training rows, and got {len(features)}."
-            )
-        self.features_ = torch.from_numpy(np.ascontiguousarray(features, np.float32))
-        return self
-
-    def decision_function(self, features: np.ndarray) -> np.ndarray:
-        """Euclidean distances "n"; higher is more anomalous."""
-        rows = torch.from_numpy(np.ascontiguousarray(features, np.float32))
-        return vlws_kernels.knn(rows, self.features_, self.n_neighbors)[0][:, -1].numpy()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 2. CMER: cross-modal entropy reduction
-
-
-def cell_slices(height: int, width: int, grid: int) -> list[tuple[slice, slice]]:
-    """The rows and columns of each of the g x g cells, row by row."""
-    rows, cols = np.linspace(0, height, grid + 1, dtype=int), np.linspace(0, width, grid + 1, dtype=int)
-    return [(slice(rows[r], rows[r + 1]), slice(cols[c], cols[c + 1])) for r in range(grid) for c in range(grid)]
-
-
-def drop_cells(images: Images, cells: np.ndarray, grid: int = 2) -> Images:
-    """Images without cell `cells[i]` (set to zero): x' of CMER. `cells`: int "n", counted row by row."""
-    kept = images.copy()
-    for cell, (rows, cols) in enumerate(cell_slices(*images.shape[1:3], grid)):
-        kept[np.asarray(cells) == cell, rows, cols] = 0
-    return kept
-
-
-def masked_embeddings(clip: Clip, images: Images, grid: int = 2) -> np.ndarray:
+def masked_embeddings(clip: ImageTextEncoder, images: Images, grid: int = 2) -> np.ndarray:
     """CLIP embeddings "n g d" of each image without each of its g = grid**2 cells, unit rows."""
     variants = [clip.images(drop_cells(images, np.full(len(images), cell), grid)) for cell in range(grid**2)]
     return np.stack(variants, axis=1)
@@ -197,13 +75,13 @@ class CMER(TransformerMixin, BaseEstimator):
 
     Args:
         clip: embeds images and texts.
-        grid: cells a side.
+        grid: cells per side.
         epochs, lr, batch_size: of the RID (Adam, cross-entropy against argmax_k a_k).
         published: the released RID (see `RID`).
         seed: of the RID's weights and order.
     """
 
-    def __init__(self, clip: Clip, grid=2, epochs=60, lr=1e-3, batch_size=128, published=False, seed=0):
+    def __init__(self, clip: ImageTextEncoder, grid=2, epochs=60, lr=1e-3, batch_size=128, published=False, seed=0):
         self.clip = clip
         self.grid = grid
         self.epochs = epochs
@@ -250,7 +128,7 @@ class CMER(TransformerMixin, BaseEstimator):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 3. CMLE: cross-modal linear embedding
+# 2. CMLE: cross-modal linear embedding
 
 
 def correlation_matrix(vectors: np.ndarray, components: int = 5, seed: int = 0) -> np.ndarray:
@@ -311,9 +189,9 @@ class GuidedEncoder(TransformerMixin, BaseEstimator):
         if self.guidance not in (None, "cluster", "regress"):
             raise InputError(f"guidance is {self.guidance!r}; accepted are None, 'cluster' and 'regress'.")
         if self.guidance and text_vectors is None:
-            raise InputError(f"guidance={self.guidance!r} needs text_vectors, one row an image, and got none.")
+            raise InputError(f"guidance={self.guidance!r} needs text_vectors, one row per image, and got none.")
         torch.manual_seed(self.seed)
-        projection = text_vectors.shape[1] if self.guidance == "regress" else 32
+        projection = 32 if text_vectors is None or self.guidance != "regress" else text_vectors.shape[1]
         self.encoder_ = Encoder(self.width, self.features, projection)
         optimizer = torch.optim.Adam(self.encoder_.parameters(), lr=self.lr)
         steps = self.epochs * max(1, len(images) // self.batch_size)
@@ -330,30 +208,28 @@ class GuidedEncoder(TransformerMixin, BaseEstimator):
         return self
 
     def _loss(self, encoder: Encoder, images: Images, text_vectors: np.ndarray | None, batch: np.ndarray) -> Tensor:
-        pixels = self._pixels(images[batch])
-        z = encoder.project(torch.cat([augment(pixels), augment(pixels)]))
-        if self.guidance == "regress":
+        pixels = encoder.pixels(images[batch], self.image_size)
+        z = encoder.project(torch.cat([augment(pixels), augment(pixels)]))  # "(2 b) projection", view after view
+        if text_vectors is None or self.guidance is None:
+            alike = torch.eye(len(batch))  # M = I, "b b"
+        elif self.guidance == "regress":
             return F.mse_loss(z, torch.from_numpy(text_vectors[batch]).to(z).repeat(2, 1))
-        if self.guidance == "cluster":
-            alike = torch.from_numpy(correlation_matrix(text_vectors[batch], self.components, int(batch[0])))
         else:
-            alike = torch.eye(len(batch))
-        return contrastive_loss(z, alike.to(z.device))
-
-    def _pixels(self, images: Images) -> Tensor:
-        device = next(self.encoder_.parameters()).device
-        pixels = rearrange(torch.from_numpy(images).to(device), "b h w c -> b c h w").float() / 255
-        return pixels if pixels.shape[-1] == self.image_size else F.adaptive_avg_pool2d(pixels, self.image_size)
+            alike = torch.from_numpy(correlation_matrix(text_vectors[batch], self.components, int(batch[0])))
+        return masked_contrastive_loss(z, alike.to(z.device))
 
     @torch.no_grad()
     def transform(self, images: Images) -> np.ndarray:
         """Encoder features "n features", the head discarded, in evaluation mode."""
-        chunks = [self.encoder_(self._pixels(images[i : i + 256])).cpu().numpy() for i in range(0, len(images), 256)]
-        return np.concatenate(chunks)
+        chunks = (self.encoder_.pixels(images[i : i + 256], self.image_size) for i in range(0, len(images), 256))
+        return torch.cat([self.encoder_(pixels) for pixels in chunks]).cpu().numpy()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 4. The detector
+# 3. The detector
+
+
+DETECTORS = {"Mahalanobis": Mahalanobis, "KNN": KNN}  # those whose state is arrays
 
 
 class CMGDetector(BaseEstimator):
@@ -364,14 +240,16 @@ class CMGDetector(BaseEstimator):
         cmer: drop the irrelevant cell first (needs captions at training).
         encoder: a `GuidedEncoder`; the default is CMLE-G. With guidance None and cmer=False this is SSD.
         detector: anything with PyOD's `fit` and `decision_function` (higher is more anomalous).
-        grid: cells a side for CMER.
+        grid: cells per side for CMER.
         contamination: share of the training set above `threshold_`; it sets labels, never scores.
         seed: of CMER's predictor.
 
     Attributes (after `fit`, PyOD's names): decision_scores_, threshold_, labels_.
     """
 
-    def __init__(self, clip: Clip, cmer=True, encoder=None, detector=None, grid=2, contamination=0.1, seed=0):
+    def __init__(
+        self, clip: ImageTextEncoder, cmer=True, encoder=None, detector=None, grid=2, contamination=0.1, seed=0
+    ):
         self.clip = clip
         self.cmer = cmer
         self.encoder = encoder
@@ -395,6 +273,57 @@ class CMGDetector(BaseEstimator):
         self.threshold_ = np.quantile(self.decision_scores_, 1 - self.contamination)
         self.labels_ = (self.decision_scores_ > self.threshold_).astype(int)
         return self
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the fitted detector, without the clip: weights and arrays as safetensors, the settings as JSON.
+
+        Raises InputError for a detector without arrays, one not fitted, and a folder of other files.
+        """
+        if not hasattr(self, "detector_"):
+            raise InputError("this CMGDetector was not fitted; call fit before save_pretrained.")
+        kind = type(self.detector_).__name__
+        if DETECTORS.get(kind) is not type(self.detector_):
+            raise InputError(f"a {kind} cannot be written without pickle; accepted are {' and '.join(DETECTORS)}.")
+        parts = {
+            "encoder": self.encoder_.encoder_.state_dict(),
+            "rid": self.cmer_.rid_.state_dict() if self.cmer_ else {},
+            "detector": self.detector_.state_dict(),
+            "training": {"decision_scores": self.decision_scores_},
+        }
+        config = {
+            "own": {name: getattr(self, name) for name in ("cmer", "grid", "contamination", "seed")},
+            "encoder": self.encoder_.get_params(),
+            "detector": [kind, self.detector_.get_params()],
+            "threshold": float(self.threshold_),
+        }
+        named = {f"{part}.{name}": torch.as_tensor(v) for part, state in parts.items() for name, v in state.items()}
+        save_added(folder, "CMGDetector", config, self._sizes(), named)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, clip: ImageTextEncoder) -> "CMGDetector":
+        """A detector that scores as the saved one, with the clip that it had. Raises InputError for other folders."""
+        config, tensors = load_added(folder, "CMGDetector")
+        encoder, (kind, options) = GuidedEncoder(**config["encoder"]), config["detector"]
+        made = cls(clip, encoder=encoder, detector=DETECTORS[kind](**options), **config["own"])
+        load_added(folder, "CMGDetector", made._sizes())
+        parts = grouped(tensors)
+        made.encoder_ = clone(encoder)
+        projection = len(parts["encoder"]["head.2.bias"])
+        made.encoder_.encoder_ = Encoder(encoder.width, encoder.features, projection).eval()
+        fill(made.encoder_.encoder_, parts["encoder"], folder)
+        made.cmer_ = CMER(clip, made.grid, seed=made.seed) if made.cmer else None
+        if made.cmer_:
+            made.cmer_.rid_ = RID(parts["rid"]["mlp.0.weight"].shape[1]).eval()
+            fill(made.cmer_.rid_, parts["rid"], folder)
+        made.detector_ = clone(made.detector).load_state_dict({k: v.numpy() for k, v in parts["detector"].items()})
+        made.decision_scores_, made.threshold_ = parts["training"]["decision_scores"].numpy(), config["threshold"]
+        made.labels_ = (made.decision_scores_ > made.threshold_).astype(int)
+        return made
+
+    def _sizes(self) -> dict[str, int]:
+        """The clip's embedding dimension, which CMER reads; without CMER any clip will do."""
+        blank = np.zeros((1, 32, 32, 3), np.uint8)
+        return {"embedding_dim": self.clip.images(blank).shape[1]} if self.cmer else {}
 
     def _kept(self, images: Images) -> Images:
         return images if self.cmer_ is None else self.cmer_.transform(images)

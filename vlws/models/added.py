@@ -82,6 +82,15 @@ def load_added(
     return about["config"], tensors
 
 
+def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Tensors by the first part of their names: {"rid.mlp.0.bias": t} -> {"rid": {"mlp.0.bias": t}}."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        first, _, rest = name.partition(".")
+        groups.setdefault(first, {})[rest] = value
+    return groups
+
+
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], folder: str | Path) -> None:
     """Copy tensors into the parameters and buffers of the same names.
 

@@ -1,7 +1,7 @@
 """CLIP: load one by path or hub id, and take unit-norm features of pictures and texts."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +11,14 @@ from transformers.utils import logging
 
 from vlws.errors import InputError
 from vlws.models.hub import locate, resolve_device
+
+
+class ImageTextEncoder(Protocol):
+    """Anything that embeds images and texts as a CLIP does: unit-norm float32 rows "n d"."""
+
+    def images(self, images: np.ndarray) -> np.ndarray: ...
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray: ...
 
 
 class Clip(NamedTuple):

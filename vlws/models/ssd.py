@@ -1,0 +1,151 @@
+"""SSD, detection of anomalies from images alone: a contrastive encoder, scored by Mahalanobis distance.
+
+Sehwag, Chiang, Mittal, "SSD: A Unified Framework for Self-Supervised Outlier Detection", ICLR 2021, arXiv:2103.12051.
+The detector that CMG improves; its loss takes a mask, which is the identity here and comes from captions there.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from sklearn.base import BaseEstimator
+from sklearn.covariance import EmpiricalCovariance
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import vlws_kernels
+from vlws.errors import InputError
+
+SCALER = ("mean_", "var_", "scale_")  # what scikit-learn's StandardScaler learns
+COVARIANCE = ("location_", "covariance_", "precision_")  # and its EmpiricalCovariance
+
+
+def masked_contrastive_loss(z: Tensor, positives: Tensor, tau: float = 0.5, tau_0: float = 0.07) -> Tensor:
+    """The masked contrastive loss L(M): rows that M marks attract each other, all others repel.
+
+        S = z z' / tau,   P(i) = {p != i : M_ip = 1},
+        L(M) = -(tau / tau_0) mean_i 1/|P(i)| sum_{p in P(i)} [ S_ip - log sum_{a != i} exp S_ia ]
+
+    With M = I this is SimCLR's NT-Xent times tau / tau_0; with M from CMLE it is CMG's loss.
+
+    Args:
+        z: unit rows "(2 b) d", both views of a batch, view after view.
+        positives: M, "b b", non-zero where two samples are to be alike; its diagonal must be non-zero.
+    """
+    similarity = z @ z.T / tau
+    self_pairs = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    log_p = similarity - torch.logsumexp(similarity.masked_fill(self_pairs, -torch.inf), dim=1, keepdim=True)
+    mask = positives.bool().repeat(2, 2) & ~self_pairs
+    return -(tau / tau_0) * ((log_p * mask).sum(1) / mask.sum(1)).mean()
+
+
+class Encoder(nn.Module):
+    """A small convolutional encoder f "b 3 h w" -> "b d", and a projection head that serves training alone."""
+
+    def __init__(self, width: int = 16, features: int = 64, projection: int = 32):
+        super().__init__()
+        plan = [(12, 2 * width, 2), (2 * width, 4 * width, 1), (4 * width, features, 2)]
+        blocks = [
+            nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
+            for i, o, stride in plan
+        ]
+        self.body = nn.Sequential(nn.PixelUnshuffle(2), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, projection))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
+
+    def pixels(self, images: np.ndarray, size: int) -> Tensor:
+        """Images "b h w 3" uint8 -> "b 3 size size" in [0, 1], on the device of the weights."""
+        device = next(self.parameters()).device
+        pixels = rearrange(torch.from_numpy(images).to(device), "b h w c -> b c h w").float() / 255
+        return pixels if pixels.shape[-1] == size else F.adaptive_avg_pool2d(pixels, size)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.body(pixels.contiguous(memory_format=torch.channels_last))
+
+    def project(self, pixels: Tensor) -> Tensor:
+        """Unit rows "b projection"."""
+        return F.normalize(self.head(self(pixels)), dim=-1)
+
+
+def augment(pixels: Tensor, scale: tuple[float, float] = (0.4, 1.0)) -> Tensor:
+    """One random view of each image "b 3 h w" in [0, 1]: crop and resize, flip, brightness, contrast, grey."""
+    b = len(pixels)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(b)
+
+    side = uniform(*scale).sqrt()
+    flip = torch.where(torch.rand(b) < 0.5, -1.0, 1.0)
+    x, y = uniform(-1, 1) * (1 - side), uniform(-1, 1) * (1 - side)
+    affine = rearrange([side * flip, 0 * x, x, 0 * y, side, y], "(row col) b -> b row col", row=2)
+    brightness, contrast = uniform(0.7, 1.3), uniform(0.7, 1.3)
+    grey = torch.rand(b) < 0.2
+    affine, brightness, contrast, grey = (t.to(pixels.device) for t in (affine, brightness, contrast, grey))
+
+    view = F.grid_sample(pixels, F.affine_grid(affine, list(pixels.shape), align_corners=False), align_corners=False)
+    view = torch.where(grey[:, None, None, None], reduce(view, "b c h w -> b 1 h w", "mean"), view)
+    mean = reduce(view, "b c h w -> b 1 1 1", "mean")
+    view = (view - mean) * rearrange(contrast, "b -> b 1 1 1") + mean * rearrange(brightness, "b -> b 1 1 1")
+    return view.clamp(0, 1)
+
+
+class Mahalanobis(BaseEstimator):
+    """SSD's score: rows to unit length, standardised, then the squared Mahalanobis distance to the training set."""
+
+    def fit(self, features: np.ndarray, y=None) -> "Mahalanobis":
+        self.scale_ = make_pipeline(Normalizer(), StandardScaler()).fit(features)
+        self.covariance_ = EmpiricalCovariance().fit(self.scale_.transform(features))
+        return self
+
+    def decision_function(self, features: np.ndarray) -> np.ndarray:
+        """Squared distances "n"; higher is more anomalous."""
+        return self.covariance_.mahalanobis(self.scale_.transform(features))
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """What `fit` learned, as arrays."""
+        scaler = self.scale_[-1]
+        learned = {f"scaler.{name}": getattr(scaler, name) for name in SCALER}
+        return learned | {f"covariance.{name}": getattr(self.covariance_, name) for name in COVARIANCE}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> "Mahalanobis":
+        """As if fitted to the rows to which the detector of `state_dict` was."""
+        scaler, self.covariance_ = StandardScaler(), EmpiricalCovariance()
+        for name in SCALER:
+            setattr(scaler, name, state[f"scaler.{name}"])
+        for name in COVARIANCE:
+            setattr(self.covariance_, name, state[f"covariance.{name}"])
+        scaler.n_features_in_ = self.covariance_.n_features_in_ = len(scaler.mean_)
+        self.scale_ = make_pipeline(Normalizer(), scaler)
+        return self
+
+
+class KNN(BaseEstimator):
+    """Distance to the k-th nearest training row (PyOD's `KNN(method="largest")`), by `vlws_kernels.knn`."""
+
+    def __init__(self, n_neighbors: int = 5):
+        self.n_neighbors = n_neighbors
+
+    def fit(self, features: np.ndarray, y=None) -> "KNN":
+        if len(features) < self.n_neighbors:
+            raise InputError(
+                f"KNN needs at least n_neighbors={self.n_neighbors} training rows, and got {len(features)}."
+            )
+        self.features_ = torch.from_numpy(np.ascontiguousarray(features, np.float32))
+        return self
+
+    def decision_function(self, features: np.ndarray) -> np.ndarray:
+        """Euclidean distances "n"; higher is more anomalous."""
+        rows = torch.from_numpy(np.ascontiguousarray(features, np.float32))
+        return vlws_kernels.knn(rows, self.features_, self.n_neighbors)[0][:, -1].numpy()
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The training rows."""
+        return {"features": self.features_.numpy()}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> "KNN":
+        """As if fitted to the rows of `state_dict`."""
+        self.features_ = torch.from_numpy(state["features"])
+        return self
