@@ -1,5 +1,6 @@
 """KeOps as we set it up: its traps pinned, its cache safe, and what happens without a compiler."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -70,6 +71,8 @@ def test_arguments_are_bound_before_anything_is_declared() -> None:
 def test_stale_cache_trap(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the generated code changes, so does the formula's text, by which KeOps caches."""
     ops = engines.operations()
+    from vlws_kernels import codegen
+
     spec = ("soft", "indexed", False, 8, 8, 2, 16)
     ops.align_formula.cache_clear()
     before = ops.align_formula(*spec)
@@ -77,11 +80,39 @@ def test_stale_cache_trap(monkeypatch: pytest.MonkeyPatch) -> None:
     ops.align_formula.cache_clear()
     assert new_c_varname
     assert ops.align_formula(*spec) == before
-    monkeypatch.setattr(ops, "STRIP", 2)
+    monkeypatch.setattr(codegen, "STRIP", 2)
     ops.align_formula.cache_clear()
     changed = ops.align_formula(*spec)
     ops.align_formula.cache_clear()
     assert changed != before
+
+
+FORMS = {
+    ("float", "gak", "points", False, 8, 8, 2, 1): "2227ddd0e2d89a05",
+    ("float", "soft", "indexed", False, 8, 8, 2, 16): "9ef6eb50bffa720c",
+    ("float", "gak", "indexed", False, 32, 8, 48, 16): "bc326fa48f5e4eab",
+    ("float", "dtw", "table", True, 8, 8, 2, 16): "f21a639f7db53b85",
+    ("double", "gak", "table", True, 8, 8, 2, 1): "d48abfddd5932beb",
+    ("double", "dtw", "points", False, 32, 8, 48, 1): "57ddd3db0ea3e4eb",
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form)))
+def test_generated_code_is_the_known_one(form: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rearrangement of the generator must not change the code: it would invalidate compiled formulas and timings.
+
+    Where the code is meant to change, take the new hashes and time the kernels anew. The polynomial's coefficients are
+    replaced: their last bits hang on the machine's linear algebra.
+    """
+    ops = engines.operations()
+    from vlws_kernels import codegen
+
+    monkeypatch.setattr(codegen, "exp2_polynomial", lambda degree: [1 / (k + 1) for k in range(degree + 1)])
+    monkeypatch.setattr(ops.new_c_varname, "dict_instances", {})
+    _, rule, cost, *_, dim, _ = form
+    code = ops.align_code(*form, "out", ops.align_names(rule, cost, dim))
+    assert hashlib.sha256(code.encode()).hexdigest()[:16] == FORMS[form]
 
 
 @needs_compiler
