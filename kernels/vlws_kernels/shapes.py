@@ -45,6 +45,14 @@ def cuda_bytes(rule: str, cost: str, n: int, m: int, dim: int, itemsize: int) ->
     return of_y * itemsize, (of_x + rows + out) * itemsize
 
 
+def local_limit(total_memory: int, threads: int) -> int:
+    """Bytes of local memory a thread may have on a card of `total_memory` bytes that holds `threads` threads at once.
+
+    The driver sets it aside for all of them at the first launch: at most half of the card's memory is asked for.
+    """
+    return min(LOCAL_BYTES, total_memory // 2 // threads)
+
+
 def launch_refusal(
     rule: str, cost: str, n: int, m: int, dim: int, itemsize: int, local_bytes: int = LOCAL_BYTES
 ) -> str | None:
