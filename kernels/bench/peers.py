@@ -79,23 +79,34 @@ def torch_soft_dtw(x: Tensor, gamma: float) -> Tensor:
     return -gamma * torch.cat(rows).view(n, n)
 
 
-def _diagonals(kernel: Tensor, linear: bool) -> Tensor:
-    """Path sums "p" of tables "p n n" (or of their logarithms), one anti-diagonal after the other."""
+def torch_dtw(x: Tensor) -> Tensor:
+    n, length = x.shape[:2]
+    rows = []
+    for part in x.split(max(1, CELLS // (n * length * length))):
+        cost = torch.cdist(part.flatten(0, 1), x.flatten(0, 1)).square_().neg_()
+        cost = cost.view(len(part), length, n, length).transpose(1, 2).flatten(0, 1)
+        rows.append(_diagonals(cost, False, hard=True))
+    return -torch.cat(rows).view(n, n)
+
+
+def _diagonals(kernel: Tensor, linear: bool, hard: bool = False) -> Tensor:
+    """Path sums "p" of tables "p n n" (or of their logarithms; `hard`: their largest terms), by anti-diagonals."""
     p, n, _ = kernel.shape
+    zero, one = (0.0, 1.0) if linear else (-math.inf, 0.0)
     # a row of a skewed table is an anti-diagonal: contiguous, so each step is a few passes over "n p"
-    skewed = torch.zeros(n, 2 * n - 1, p) if linear else torch.full((n, 2 * n - 1, p), -math.inf)
+    skewed = kernel.new_full((n, 2 * n - 1, p), zero)
     for i in range(n):
         skewed[i, i : i + n] = kernel[:, i].T
-    zero, one = (0.0, 1.0) if linear else (-math.inf, 0.0)
-    before, before2 = torch.full((n + 1, p), zero), torch.full((n + 1, p), zero)
+    before, before2 = kernel.new_full((n + 1, p), zero), kernel.new_full((n + 1, p), zero)
+    join = torch.maximum if hard else torch.logaddexp
     for k in range(2 * n - 1):
-        now = torch.full((n + 1, p), zero)
+        now = kernel.new_full((n + 1, p), zero)
         if linear:
             total = before[:-1] + before[1:] + before2[:-1]
             total[0] += one if k == 0 else 0.0
             torch.mul(total, skewed[:, k], out=now[1:])
         else:
-            total = torch.logaddexp(torch.logaddexp(before[:-1], before[1:]), before2[:-1])
+            total = join(join(before[:-1], before[1:]), before2[:-1])
             if k == 0:
                 total[0] = one
             torch.add(total, skewed[:, k], out=now[1:])
@@ -131,12 +142,21 @@ def sklearn_kmeans(x: Tensor, k: int, iterations: int) -> float:
         return KMeans(k, n_init=1, max_iter=iterations, tol=0.0, random_state=0).fit(x.numpy()).inertia_
 
 
+def torch_kmeans(x: Tensor, k: int, iterations: int) -> Tensor:
+    centres = x[:k].clone()
+    for _ in range(iterations):
+        labels = torch.cdist(x, centres).argmin(1)
+        sums = torch.zeros_like(centres).index_add_(0, labels, x)
+        centres = sums / torch.bincount(labels, minlength=k).clamp_min(1)[:, None]
+    return centres
+
+
 def torch_max_sim(x: Tensor, y: Tensor) -> Tensor:
     return torch.einsum("and,bmd->abnm", x, y).amax(-1).sum(-1)
 
 
 def torch_info_nce(x: Tensor, y: Tensor, temperature: float) -> Tensor:
-    logits, target = x @ y.T / temperature, torch.arange(len(x))
+    logits, target = x @ y.T / temperature, torch.arange(len(x), device=x.device)
     cross_entropy = torch.nn.functional.cross_entropy
     return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
 

@@ -1,7 +1,9 @@
 """Kernels between sequences and between points that never hold what they need not hold; see kernels/README.md."""
 
-from vlws_kernels.alignment import alignment_path, dtw, expected_alignment, gak, soft_dtw, triple_distance
-from vlws_kernels.reductions import info_nce, kmeans, knn, max_sim, mmd, nearest_code
+from vlws_kernels.api import alignment_path, dtw, expected_alignment, gak, soft_dtw
+from vlws_kernels.costs import squared_distance, triple_distance
+from vlws_kernels.neighbours import kmeans, knn, nearest_code
+from vlws_kernels.reductions import info_nce, max_sim, mmd
 
 __all__ = [
     "alignment_path",
@@ -15,5 +17,6 @@ __all__ = [
     "mmd",
     "nearest_code",
     "soft_dtw",
+    "squared_distance",
     "triple_distance",
 ]

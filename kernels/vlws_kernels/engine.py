@@ -5,6 +5,7 @@ machines without a compiler) and `reference` (dense float64, for tests). KeOps i
 """
 
 import contextlib
+import ctypes.util
 import functools
 import io
 import os
@@ -17,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+
+from vlws_kernels.shapes import launch_refusal, local_limit
 
 ENGINES = ("keops", "torch", "reference")
 
@@ -39,15 +42,36 @@ def choose(engine: str | None, *tensors: torch.Tensor) -> str:
     if tensors and tensors[0].is_cuda:
         if _keops().cuda_config.get_use_cuda():
             return "keops"
-        missing = "KeOps finds no CUDA toolkit"
+        missing = "KeOps finds no CUDA toolkit (libcuda, libnvrtc and libcudart)"
     elif compiler() is not None:
         return "keops"
     else:
         missing = "no C++ compiler is found (g++ on the PATH, or named by CXX)"
     if engine == "keops":
         raise RuntimeError(f"engine 'keops' cannot run: {missing}; engine 'torch' can, more slowly.")
-    _warn_once(f"vlws_kernels: {missing}, so the slower 'torch' engine is used.")
+    warn_once(f"vlws_kernels: {missing}, so the slower 'torch' engine is used.")
     return "torch"
+
+
+def launchable(engine: str, rule: str, cost: str, n: int, m: int, x: torch.Tensor) -> str:
+    """`engine`, or `torch` with one warning where KeOps would die of, or refuse, this alignment on the device of `x`.
+
+    `cost` is "points" or "table", `n` and `m` are lengths; see `shapes.launch_refusal`.
+    """
+    if engine != "keops" or x.device.type != "cuda":
+        return engine
+    refusal = launch_refusal(rule, cost, n, m, x.shape[-1], x.element_size(), local_memory(x.device))
+    if refusal is None:
+        return engine
+    warn_once(f"vlws_kernels: on the GPU {refusal}, so the slower 'torch' engine is used.")
+    return "torch"
+
+
+@functools.cache
+def local_memory(device: torch.device) -> int:
+    """Bytes of local memory that each thread of a GPU may have."""
+    card = torch.cuda.get_device_properties(device)
+    return local_limit(card.total_memory, card.multi_processor_count * card.max_threads_per_multi_processor)
 
 
 @functools.cache
@@ -57,7 +81,8 @@ def compiler() -> str | None:
 
 
 @functools.cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Warn, once a process and message."""
     warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
@@ -118,6 +143,27 @@ def _tag(path: Path) -> str:
     return path.name.removeprefix("pykeops_cpp_").split(".")[0]
 
 
+@contextlib.contextmanager
+def _whole_toolkit() -> Iterator[None]:
+    """Within, the CUDA driver is not found where libcudart is not: KeOps's import would raise TypeError for it."""
+    find = ctypes.util.find_library
+
+    def find_library(name: str) -> str | None:
+        found = find(name)
+        if name == "cuda" and found and find("nvrtc") and not find("cudart"):
+            warn_once(
+                "vlws_kernels: the CUDA driver and NVRTC are found but libcudart is not, so KeOps runs on the CPU only."
+            )
+            return None
+        return found
+
+    ctypes.util.find_library = find_library
+    try:
+        yield
+    finally:
+        ctypes.util.find_library = find
+
+
 @functools.cache
 def _keops():
     """keopscore, imported once: silent, with our flags, our cache folder and our operations known to its formulas."""
@@ -128,7 +174,7 @@ def _keops():
     os.environ["CXXFLAGS"] = CXXFLAGS if given is None else given
     said = io.StringIO()
     try:
-        with _locked(), contextlib.redirect_stdout(said):
+        with _locked(), contextlib.redirect_stdout(said), _whole_toolkit():
             import keopscore
             import pykeops
             import pykeops.torch

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vlws_kernels as vk
+from vlws_kernels import api, costs, inputs, reference
 from vlws_kernels import engine as engines
-from vlws_kernels import reference
 
 ENGINES = [
     pytest.param("keops", marks=pytest.mark.skipif(engines.compiler() is None, reason="no C++ compiler")),
@@ -64,7 +64,7 @@ def test_equal_items_count_alignments(engine: str) -> None:
 def test_sum_over_enumerated_alignments(engine: str, dtype: torch.dtype) -> None:
     x, _ = ragged(0, 2, 4, 2, dtype)
     y, _ = ragged(1, 3, 3, 2, dtype)
-    d = vk.alignment.squared_distance(x.double()[:, None], y.double()[None])
+    d = vk.squared_distance(x.double()[:, None], y.double()[None])
     s = torch.exp(-d / (2 * 1.3**2))
     for a in range(2):
         for b in range(3):
@@ -117,7 +117,7 @@ def test_normalisation_at_a_sigma_of_each_pair(engine: str, monkeypatch: pytest.
     expected = vk.gak(x, None, len_x, sigma=sigma, engine="reference")
     close(vk.gak(x, None, len_x, sigma=sigma, engine=engine), expected)
     close(vk.gak(x.clone().requires_grad_(), None, len_x, sigma=sigma, engine=engine).detach(), expected)
-    monkeypatch.setattr(vk.alignment, "CHUNK", 1)
+    monkeypatch.setattr(costs, "CHUNK", 1)
     close(vk.gak(x, None, len_x, sigma=sigma, engine=engine), expected)
 
 
@@ -239,7 +239,7 @@ def test_limits() -> None:
     """gamma -> 0 gives DTW; -log K at gamma 1 is the soft-DTW of the cost -log k."""
     x, _ = ragged(7, 4, 6, 2, torch.float64)
     close(vk.soft_dtw(x, gamma=1e-7), vk.dtw(x), 1e-4)
-    d = vk.alignment.squared_distance(x[:, None], x[None])
+    d = vk.squared_distance(x[:, None], x[None])
     s = torch.exp(-d / 2)
     close(-vk.gak(x, normalize=False, log=True), vk.soft_dtw(x, x, gamma=1.0, distance=-(s / (2 - s)).log()))
 
@@ -286,11 +286,11 @@ def test_alignments() -> None:
     steps = path.diff(dim=0)
     assert bool(((steps >= 0) & (steps <= 1)).all())
     assert bool((steps.sum(1) >= 1).all())
-    cost = vk.alignment.squared_distance(x, y)[path[:, 0], path[:, 1]].sum()
+    cost = vk.squared_distance(x, y)[path[:, 0], path[:, 1]].sum()
     close(cost, vk.dtw(x[None], y[None])[0, 0])
     soft = vk.expected_alignment(x, y, gamma=1e-4)
     assert soft.round().nonzero().tolist() == path.tolist()
-    table = vk.alignment.squared_distance(x, y)[None, None].requires_grad_()
+    table = vk.squared_distance(x, y)[None, None].requires_grad_()
     vk.soft_dtw(x[None], y[None], gamma=0.7, distance=table).sum().backward()
     close(vk.expected_alignment(x, y, gamma=0.7), table.grad[0, 0])
 
@@ -315,6 +315,20 @@ def test_triple_distance(engine: str) -> None:
     )
     own = vk.gak(x, None, len_x, sigma=0.9, modality_x=kind_x, split=3, engine=engine)
     close(own.diagonal(), torch.ones(5))
+
+
+def test_everything_goes_to_the_device_of_x() -> None:
+    """Device "meta" stands for a GPU: an operation that mixes it with the CPU raises."""
+    x = torch.randn(3, 4, 6)
+    kind = torch.randint(0, 2, (3, 4))
+    problem = inputs.Problem(x, None, torch.tensor([4, 3, 2]), None, kind.to(torch.int32), None, 3, None)
+    assert problem.modality.x.device == problem.len_x.device == x.device
+    far = x.to("meta")
+    assert vk.triple_distance(far, far, kind, kind, 3).device.type == "meta"
+    modality = inputs.check_modality(far, far, kind, kind, 3)
+    assert modality.x.device.type == modality.y.device.type == "meta"
+    assert api.one_table(far[0], far[1], torch.ones(4, 4))[0].device.type == "meta"
+    assert {tensor.device.type for tensor in api.one_table(far[0], far[1], None)} == {"meta"}
 
 
 def test_orthonormal_slices() -> None:

@@ -1,5 +1,6 @@
 """KeOps as we set it up: its traps pinned, its cache safe, and what happens without a compiler."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 
 import vlws_kernels as vk
 from vlws_kernels import engine as engines
+from vlws_kernels import keops
 
 needs_compiler = pytest.mark.skipif(engines.compiler() is None, reason="no C++ compiler")
 
@@ -70,6 +72,8 @@ def test_arguments_are_bound_before_anything_is_declared() -> None:
 def test_stale_cache_trap(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the generated code changes, so does the formula's text, by which KeOps caches."""
     ops = engines.operations()
+    from vlws_kernels import codegen
+
     spec = ("soft", "indexed", False, 8, 8, 2, 16)
     ops.align_formula.cache_clear()
     before = ops.align_formula(*spec)
@@ -77,11 +81,39 @@ def test_stale_cache_trap(monkeypatch: pytest.MonkeyPatch) -> None:
     ops.align_formula.cache_clear()
     assert new_c_varname
     assert ops.align_formula(*spec) == before
-    monkeypatch.setattr(ops, "STRIP", 2)
+    monkeypatch.setattr(codegen, "STRIP", 2)
     ops.align_formula.cache_clear()
     changed = ops.align_formula(*spec)
     ops.align_formula.cache_clear()
     assert changed != before
+
+
+FORMS = {
+    ("float", "gak", "points", False, 8, 8, 2, 1): "2227ddd0e2d89a05",
+    ("float", "soft", "indexed", False, 8, 8, 2, 16): "9ef6eb50bffa720c",
+    ("float", "gak", "indexed", False, 32, 8, 48, 16): "bc326fa48f5e4eab",
+    ("float", "dtw", "table", True, 8, 8, 2, 16): "f21a639f7db53b85",
+    ("double", "gak", "table", True, 8, 8, 2, 1): "d48abfddd5932beb",
+    ("double", "dtw", "points", False, 32, 8, 48, 1): "57ddd3db0ea3e4eb",
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form)))
+def test_generated_code_is_the_known_one(form: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rearrangement of the generator must not change the code: it would invalidate compiled formulas and timings.
+
+    Where the code is meant to change, take the new hashes and time the kernels anew. The polynomial's coefficients are
+    replaced: their last bits hang on the machine's linear algebra.
+    """
+    ops = engines.operations()
+    from vlws_kernels import codegen
+
+    monkeypatch.setattr(codegen, "exp2_polynomial", lambda degree: [1 / (k + 1) for k in range(degree + 1)])
+    monkeypatch.setattr(ops.new_c_varname, "dict_instances", {})
+    _, rule, cost, *_, dim, _ = form
+    code = ops.align_code(*form, "out", ops.align_names(rule, cost, dim))
+    assert hashlib.sha256(code.encode()).hexdigest()[:16] == FORMS[form]
 
 
 @needs_compiler
@@ -90,11 +122,11 @@ def test_scalar_code_is_that_of_the_lanes(rule: str, dim: int) -> None:
     """With one lane the code is plain scalar C, as CUDA needs it; compiled for the CPU it gives the same values."""
     x = torch.randn(7, 8, dim, generator=torch.Generator().manual_seed(1))
     full = torch.full((7,), 8)
-    operands = vk.alignment._operands(x, full, None, dim == 32, 8, dim)
+    operands = keops.operands(x, full, None, dim == 32, 8, dim)
     variables = {f"{side}x": values for side, values in operands.items()}
     variables |= {f"{side}y": values[:1] for side, values in operands.items()}
-    variables["scale"] = torch.full((7, 1), vk.alignment.LOG2E / 0.5)
-    value = vk.alignment._align(rule, variables, 8, 8, dim, 1)
+    variables["scale"] = torch.full((7, 1), keops.LOG2E / 0.5)
+    value = keops.align(rule, variables, 8, 8, dim, 1)
     value = value if rule == "dtw" else -0.5 * value
     expected = vk.dtw(x, x[:1]) if rule == "dtw" else vk.soft_dtw(x, x[:1], gamma=0.5)
     torch.testing.assert_close(value.float(), expected, rtol=1e-5, atol=1e-5)
@@ -128,7 +160,7 @@ def test_two_processes_compile_at_once(tmp_path: Path) -> None:
 
 @needs_compiler
 def test_one_thread_and_two_agree() -> None:
-    code = ONE_CALL.replace("    x =", "    vk.alignment.SMALL = 0\n    x =")  # else so small a call is done on one
+    code = ONE_CALL.replace("    x =", "    vk.inputs.SMALL = 0\n    x =")  # else so small a call is done on one
     one, two = (run(code, OMP_NUM_THREADS=count) for count in ("1", "2"))
     assert one.returncode == two.returncode == 0, one.stderr + two.stderr
     assert one.stdout == two.stdout != ""
@@ -172,6 +204,28 @@ def test_without_a_compiler(tmp_path: Path) -> None:
     first, second = done.stdout.strip().splitlines()
     assert first.startswith("1 vlws_kernels: no C++ compiler")
     assert second.startswith("engine 'keops' cannot run: no C++ compiler")
+
+
+@needs_compiler
+def test_driver_without_libcudart(tmp_path: Path) -> None:
+    """KeOps's import raises TypeError for it; calls on the CPU go on, and one sentence tells why no GPU is used."""
+    code = """
+        import ctypes.util, warnings, torch
+        find = ctypes.util.find_library
+        libm = find("m")
+        fake = {"cuda": libm, "nvrtc": libm, "cudart": None}
+        ctypes.util.find_library = lambda name: fake[name] if name in fake else find(name)
+        import vlws_kernels as vk
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            print(vk.dtw(torch.ones(2, 3, 2), engine="keops").tolist())
+        print(len(seen), seen[0].message)
+    """
+    done = run(code, KEOPS_CACHE_FOLDER=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    values, warning = done.stdout.strip().splitlines()
+    assert values == "[[0.0, 0.0], [0.0, 0.0]]"
+    assert warning.startswith("1 vlws_kernels: the CUDA driver and NVRTC are found but libcudart is not, so KeOps runs")
 
 
 @needs_compiler

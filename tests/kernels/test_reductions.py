@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 import vlws_kernels as vk
 from vlws_kernels import engine as engines
-from vlws_kernels import reductions
+from vlws_kernels import neighbours, tiles
 
 ENGINES = [
     pytest.param("keops", marks=pytest.mark.skipif(engines.compiler() is None, reason="no C++ compiler")),
@@ -61,9 +61,9 @@ def test_least_of_long_rows(m: int, ties: bool) -> None:
     k = 8
     score = points(31, 40, m)
     score = score.round() if ties else score
-    score[0, :: m // reductions.FOLD] -= 10
+    score[0, :: m // neighbours.FOLD] -= 10
     score[1, -12:] -= 10
-    index = reductions._least(score, k)
+    index = neighbours.least_indices(score, k)
     assert torch.equal(score.gather(1, index), score.topk(k, largest=False).values)
     assert all(len(set(row)) == k for row in index.tolist())
 
@@ -78,11 +78,11 @@ def test_tiles_do_not_matter(seed: int, n: int, m: int, dim: int) -> None:
         return vk.knn(x, y, 1), vk.mmd(x, y, unbiased=False), vk.max_sim(x[None], y[:, None]), matching
 
     whole = all_of_them()
-    tile, reductions.TILE = reductions.TILE, 7
+    tile, tiles.TILE = tiles.TILE, 7
     try:
         parts = all_of_them()
     finally:
-        reductions.TILE = tile
+        tiles.TILE = tile
     torch.testing.assert_close(whole, parts)
 
 
@@ -135,7 +135,7 @@ def test_gradients(engine: str) -> None:
 
 
 def test_gradient_tile_by_tile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reductions, "TILE", 11)
+    monkeypatch.setattr(tiles, "TILE", 11)
     test_gradients("torch")
 
 
@@ -157,7 +157,7 @@ def test_start_of_kmeans_is_drawn_by_squared_distances() -> None:
     x = torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64)
     counts = torch.zeros(3, 3)
     for seed in range(3000):
-        first, second = reductions._start(x, 2, torch.Generator().manual_seed(seed))[:, 0].tolist()
+        first, second = neighbours.plus_plus_start(x, 2, torch.Generator().manual_seed(seed))[:, 0].tolist()
         counts[min(int(first), 2), min(int(second), 2)] += 1
     shares = counts / counts.sum(1, keepdim=True)
     expected = torch.tensor([[0, 0.1, 0.9], [0.2, 0, 0.8], [9 / 13, 4 / 13, 0]])

@@ -1,0 +1,33 @@
+"""Local costs between the elements of two sequences, from differences: exact for near elements."""
+
+import torch
+from torch import Tensor
+
+CHUNK = 2**22  # cells of a table held at once, where tables are held
+
+
+def held(size: int, share: float = 1) -> int:
+    """How many tables of `size` cells (or rows of tables) are held at once: at least one, or `share` of CHUNK cells."""
+    return max(1, int(share * CHUNK) // size)
+
+
+def squared_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Squared Euclidean distances "... n m", from the differences: |x|^2 + |y|^2 - 2xy would cancel for near points."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+def triple_distance(x: Tensor, y: Tensor, modality_x: Tensor, modality_y: Tensor, split: int) -> Tensor:
+    """The modality-aware squared distance "... n m" between slices `x` "... n dim" and `y` "... m dim".
+
+    Each slice is the concatenation of a uni-modal part (the first `split` numbers) and a cross-modal part. Two slices
+    of one modality ("... n" and "... m", integers, on any device) are compared by the first part, of different ones by
+    the second. Raises ValueError for a split that lies outside the slices.
+    """
+    if not 0 < split < x.shape[-1]:
+        raise ValueError(f"split is {split}; it must lie between 1 and {x.shape[-1] - 1}, inside the slices.")
+    same = modality_x.to(x.device)[..., :, None] == modality_y.to(x.device)[..., None, :]
+    return torch.where(
+        same,
+        squared_distance(x[..., :split], y[..., :split]),
+        squared_distance(x[..., split:], y[..., split:]),
+    )

@@ -1,0 +1,263 @@
+"""The KeOps engine: one call of `ops.Align` over all pairs of sequences, over items with themselves, or over tables."""
+
+import functools
+import math
+import os
+
+import torch
+from torch import Tensor
+
+from vlws_kernels import engine as engines
+from vlws_kernels import torch_engine
+from vlws_kernels.costs import held, squared_distance
+from vlws_kernels.inputs import Problem
+from vlws_kernels.shapes import bucket_dim, bucket_length, is_wide
+
+LOG2E = math.log2(math.e)
+
+
+def _lanes(x: Tensor) -> int:
+    return 1 if x.is_cuda else engines.operations().VECTOR_BYTES // x.element_size()
+
+
+def _pad(x: Tensor, *sizes: int) -> Tensor:
+    """Zeros behind the last dimensions of `x`, up to `sizes`; None keeps a size."""
+    amounts = [amount for size, now in zip(sizes[::-1], x.shape[::-1], strict=False) for amount in (0, size - now)]
+    return torch.nn.functional.pad(x, amounts) if any(amounts) else x
+
+
+def _lanes_last(values: Tensor, lanes: int, fill: float) -> Tensor:
+    """`values` "b size" as "block (size lane)", the last block filled up."""
+    blocks, size = -(-len(values) // lanes), values.shape[1]
+    if len(values) < blocks * lanes:
+        values = torch.nn.functional.pad(values, (0, 0, 0, blocks * lanes - len(values)), value=fill)
+    return values.view(blocks, lanes, size).transpose(1, 2).reshape(blocks, size * lanes)
+
+
+def _shift(*sequences: tuple[Tensor, Tensor]) -> Tensor | None:
+    """The mean "dim" of all elements of (x, lengths), ..., where inner products would cancel for it; else None."""
+    count = sum(int(lengths.sum()) for _, lengths in sequences)
+    mean = sum(x.sum((0, 1)) for x, _ in sequences) / count
+    square = sum(float(torch.linalg.vector_norm(x)) ** 2 for x, _ in sequences) / count
+    return mean if float(torch.linalg.vector_norm(mean)) ** 2 > square / 16 else None
+
+
+def operands(x: Tensor, lengths: Tensor, shift: Tensor | None, wide: bool, n: int, dim: int) -> dict[str, Tensor]:
+    """The variables of `ops.Align` for one side, by the prefix of their names, a row each item of `x` "a len dim"."""
+    padded = _pad(x, n, dim).reshape(len(x), n * dim)
+    variables = {"": padded, "len_": lengths.to(x.dtype)[:, None]}
+    if wide:
+        inside = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+        if shift is not None:
+            x = torch.where(inside[..., None], x - shift, 0)
+            padded = _pad(x, n, dim).reshape(len(x), n * dim)
+        norms = torch.where(inside, x.square().sum(-1), 1)
+        norms = torch.nn.functional.pad(norms, (0, n - norms.shape[1]), value=1)
+        variables |= {"shifted_": padded, "norm_": norms}
+    return variables
+
+
+def align(rule: str, variables: dict[str, Tensor], n: int, m: int, dim: int, lanes: int) -> Tensor:
+    """One call of `ops.Align` with its variables by name; with `task` all others are parameters."""
+    ops, cost = engines.operations(), "indexed" if "task" in variables else "points"
+    aliases, args = [], []
+    for name in ops.align_names(rule, cost, dim):
+        kind = "Pm" if cost == "indexed" and name != "task" else "Vj" if name.endswith("y") else "Vi"
+        args.append(variables[name])
+        aliases.append(f"{name}={kind}({args[-1].shape[-1]})")
+    formula = ops.align_formula(rule, cost, False, n, m, dim, lanes)
+    return _read(rule, engines.reduce(formula, aliases, *args), lanes)
+
+
+def align_points(rule: str, problem: Problem, scale: Tensor) -> Tensor:
+    """log K (or costs of dtw) "a b", float64, from squared Euclidean distances formed inside the operation.
+
+    One KeOps call over all blocks of `lanes` sequences y and all x (or those not after the block, if y is x).
+    """
+    x, len_x, len_y = problem.x.detach(), problem.len_x, problem.len_y
+    y = x if problem.y is problem.x else problem.y.detach()
+    a, b, n, m = problem.shape
+    lanes = _lanes(x)
+    sizes = bucket_length(n), bucket_length(m), bucket_dim(x.shape[-1])
+    power = (scale * LOG2E).to(x.dtype)
+
+    # Sequences of like length share a block.
+    ragged = not problem.full and (len_y.min() != len_y.max() or len_x.min() != len_x.max())
+    order = len_y.argsort() if ragged else None
+    x_order = order if problem.symmetric else None
+    if x_order is not None:
+        x, len_x = x[x_order], len_x[x_order]
+    if order is not None:
+        y, len_y = (x, len_x) if x_order is not None else (y[order], len_y[order])
+    if power.numel() > 1:
+        power = power.expand(a, b)
+        power = power if x_order is None else power[x_order]
+        power = power if order is None else power[:, order]
+        blocks = -(-b // lanes)
+        power = _pad(power, blocks * lanes).view(a, blocks, lanes).transpose(0, 1).contiguous()
+
+    rows, columns = _both_sides(x, len_x, y, len_y, lanes, sizes)
+    launch = _launch_batch if x.is_cuda else _launch_tasks
+    values = launch(rule, problem, rows, columns, power, sizes)
+    if order is not None:
+        back = order.argsort()
+        values = values[:, back] if x_order is None else values[back][:, back]
+    if rule == "soft":
+        values = recompute_overflow(values, problem, scale, *sizes[:2])
+    return values
+
+
+def _both_sides(
+    x: Tensor, len_x: Tensor, y: Tensor, len_y: Tensor, lanes: int, sizes: tuple[int, int, int]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The variables of all x "a size" and of all blocks of y "block (size lane)", by the prefix of their names."""
+    n, m, dim = sizes
+    wide = is_wide("indexed", dim)
+    sides = ((x, len_x),) if y is x else ((x, len_x), (y, len_y))
+    shift = _shift(*sides) if wide else None
+    rows = operands(x, len_x, shift, wide, n, dim)
+    columns = rows if y is x and len_y is len_x else operands(y, len_y, shift, wide, m, dim)
+    columns = {
+        side: _lanes_last(values, lanes, side in ("norm_", "len_"))
+        for side, values in columns.items()
+        if side != "shifted_" or shift is not None
+    }
+    if wide and shift is None:
+        columns["shifted_"] = columns[""]
+    return rows, columns
+
+
+def _launch_batch(
+    rule: str, problem: Problem, rows: dict, columns: dict, power: Tensor, sizes: tuple[int, int, int]
+) -> Tensor:
+    """One launch on a GPU, where the blocks are a batch dimension: values "a b" in the order of the variables."""
+    a, b = problem.shape[:2]
+    lanes = _lanes(problem.x)
+    blocks = -(-b // lanes)
+    variables = {f"{side}x": values[None] for side, values in rows.items()}
+    variables |= {f"{side}y": values[:, None] for side, values in columns.items()}
+    variables["scale"] = power if power.numel() > 1 else power.expand(1, a, 1)
+    values = align(rule, variables, *sizes, lanes)
+    values = values.view(blocks, a, lanes).transpose(0, 1).reshape(a, blocks * lanes)[:, :b]
+    return values.triu() + values.triu(1).T if problem.symmetric else values
+
+
+def _launch_tasks(
+    rule: str, problem: Problem, rows: dict, columns: dict, power: Tensor, sizes: tuple[int, int, int]
+) -> Tensor:
+    """One call on a CPU over a list of tasks: values "a b" in the order of the variables."""
+    a, b = problem.shape[:2]
+    lanes = _lanes(problem.x)
+    blocks = -(-b // lanes)
+    tasks, place = _tasks(a, blocks, lanes, problem.symmetric, power.numel() > 1, problem.dtype)
+    variables = {f"{side}x": values for side, values in rows.items()}
+    variables |= {f"{side}y": values for side, values in columns.items()}
+    variables["scale"] = power.reshape(-1, lanes) if power.numel() > 1 else power.expand(1, lanes)
+    out = align(rule, variables | {"task": tasks}, *sizes, lanes)
+    return out.view(-1).index_select(0, place).view(a, blocks * lanes)[:, :b]
+
+
+@functools.lru_cache(maxsize=4)
+def _tasks(
+    a: int, blocks: int, lanes: int, symmetric: bool, own_scale: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Row of x, block of y and row of the scales "task 4" of each alignment block, and where its results stand.
+
+    The second is the place "(a b)" of each pair in the results "task lane", b filled up to whole blocks. If y is x,
+    blocks that lie below the diagonal are left out, and pairs below it stand where their mirror images do. OpenMP gives
+    each thread one run of tasks: they are dealt out, so that each run meets every length.
+    """
+    place = torch.arange(blocks * a)
+    block, row = place // a, place % a
+    if symmetric:
+        needed = row < (block + 1) * lanes
+        place, block, row = place[needed], block[needed], row[needed]
+    deal = (torch.arange(len(place)) % (os.cpu_count() or 1)).argsort(stable=True)
+    place, block, row = place[deal], block[deal], row[deal]
+    scale = place if own_scale else torch.zeros_like(place)
+    index = engines.operations().INDEX
+    tasks = torch.stack([row, block, scale // index, scale % index], 1).to(dtype)
+
+    task = torch.zeros(blocks * a, dtype=torch.int32 if blocks * a * lanes < 2**31 else torch.int64)
+    task[place] = torch.arange(len(place), dtype=task.dtype)
+    i, j = torch.arange(a)[:, None], torch.arange(blocks * lanes)
+    i, j = (torch.minimum(i, j), torch.maximum(i, j).clamp_max(a - 1)) if symmetric else (i, j)
+    return tasks, (task[j // lanes * a + i] * lanes + j % lanes).view(-1)
+
+
+def align_own(x: Tensor, lengths: Tensor, item: Tensor, scale: Tensor) -> Tensor:
+    """log K(x,x) "p" of the items `item` "p" (ascending) of `x` at the scales "p"; a block is one item in all lanes."""
+    lanes, dim = _lanes(x), x.shape[-1]
+    n_pad, dim_pad = bucket_length(x.shape[1]), bucket_dim(dim)
+    wide = is_wide("indexed", dim_pad)
+    shift = _shift((x, lengths)) if wide else None
+    values = []
+    for items in torch.arange(len(x)).split(held(n_pad * dim_pad * lanes, 4)):
+        inside = (item >= items[0]) & (item <= items[-1])
+        own, power = item[inside] - items[0], scale[inside] * LOG2E
+        count = torch.bincount(own, minlength=len(items))
+        blocks = (count + lanes - 1) // lanes
+        rank = torch.arange(len(own)) - (count.cumsum(0) - count)[own]
+        block, lane = (blocks.cumsum(0) - blocks)[own] + rank // lanes, rank % lanes
+        scales = x.new_ones(int(blocks.sum()), lanes)
+        scales[block, lane] = power.to(x.dtype)
+        row, place = torch.arange(len(items)).repeat_interleave(blocks), torch.arange(len(scales))
+        index = engines.operations().INDEX
+        tasks = torch.stack([row, row, place // index, place % index], 1).to(x.dtype)
+        rows = operands(x[items], lengths[items], shift, wide, n_pad, dim_pad)
+        variables = {f"{side}x": of for side, of in rows.items()}
+        variables |= {f"{side}y": of[..., None].expand(-1, -1, lanes).flatten(1) for side, of in rows.items()}
+        variables |= {"scale": scales, "task": tasks}
+        values.append(align("gak", variables, n_pad, n_pad, dim_pad, lanes)[block, lane])
+    return torch.cat(values)
+
+
+def align_tables(rule: str, d: Tensor, len_x: Tensor, len_y: Tensor, scale: Tensor) -> Tensor:
+    """KeOps over given tables "p n m", a lane a table."""
+    p, n, m = d.shape
+    lanes = _lanes(d)
+    n_pad, m_pad, p_pad = bucket_length(n), bucket_length(m), -(-p // lanes) * lanes
+
+    def blocks(values: Tensor) -> Tensor:
+        fill = torch.nn.functional.pad(values, (0, p_pad - p), value=1).to(d.dtype)
+        return fill.view(p_pad // lanes, lanes).contiguous()
+
+    table = _pad(d.detach(), p_pad, n_pad, m_pad).view(p_pad // lanes, lanes, n_pad * m_pad)
+    table = table.transpose(1, 2).reshape(p_pad // lanes, n_pad * m_pad * lanes)
+    formula = engines.operations().align_formula(rule, "table", True, n_pad, m_pad, 0, lanes)
+    aliases = [f"x=Vi({n_pad * m_pad * lanes})", f"len_x=Vi({lanes})", f"len_y=Vi({lanes})"]
+    args = [table, blocks(len_x), blocks(len_y)]
+    if rule != "dtw":
+        aliases.append(f"scale=Vi({lanes})")
+        args.append(blocks(scale * LOG2E))
+    values = _read(rule, engines.reduce(formula, aliases, *args), lanes).reshape(p_pad)[:p]
+    if rule == "soft":
+        dtype = "float" if d.dtype == torch.float32 else "double"
+        lost = values <= -engines.operations().largest_cost(dtype, n_pad, m_pad) / LOG2E
+        if lost.any():
+            values[lost] = torch_engine.align_tables(rule, d[lost], len_x[lost], len_y[lost], scale[lost])
+    return values
+
+
+def _read(rule: str, out: Tensor, lanes: int) -> Tensor:
+    """The operation's output "... (part lane)" as natural logarithms (or costs) "... lane" in float64."""
+    if rule == "dtw":
+        return out.double()
+    return torch.add(out[..., :lanes].log(), out[..., lanes:].double(), alpha=math.log(2))
+
+
+def recompute_overflow(values: Tensor, problem: Problem, scale: Tensor, n: int, m: int) -> Tensor:
+    """Pairs whose costs left the operation's range (beyond millions of gamma) are done in the log domain instead."""
+    dtype = "float" if problem.dtype == torch.float32 else "double"
+    least = -engines.operations().largest_cost(dtype, n, m) / LOG2E
+    if float(values.min()) > least:
+        return values
+    rows, columns = (values <= least).nonzero(as_tuple=True)
+    step = held(problem.shape[2] * problem.shape[3])
+    for start in range(0, len(rows), step):
+        i, j = rows[start : start + step], columns[start : start + step]
+        d = squared_distance(problem.x[i].detach().double(), problem.y[j].detach().double())
+        values[i, j] = torch_engine.align_tables(
+            "soft", d, problem.len_x[i], problem.len_y[j], scale.expand(values.shape)[i, j]
+        )
+    return values
