@@ -11,8 +11,8 @@ from backbones import llava_emoji as pretrain
 from vlws.data.emoji_world.questions import KEEPERS
 from vlws.data.emoji_world.scenes import COLOURS, CORPUS_SEED
 from vlws.data.emoji_world.story_pictures import SIDES, STORY_KINDS, STORY_WORDS
-from vlws.models.families import load_mllm
 from vlws.models.clip import load_clip
+from vlws.models.families import load_mllm
 from vlws.models.hub import ASSETS, weights_hash
 from vlws.models.interleave import Reader
 
