@@ -23,6 +23,7 @@ from vlws import paths
 from vlws.data.emoji_world import captions, emoji, scenes
 from vlws.data.emoji_world.pairs import clutter_pairs
 from vlws.data.emoji_world.renderer import render
+from vlws.data.english import with_article
 from vlws.models import tiny
 from vlws.models.clip import Clip, embed_images, embed_texts, load_clip, pixels, zero_shot_weights
 from vlws.models.hub import ASSETS, weights_hash
@@ -171,7 +172,7 @@ def contrastive_loss(model: CLIPModel, batch: dict[str, torch.Tensor]) -> torch.
 def evaluate(clip: Clip) -> dict[str, float]:
     """Zero-shot accuracy of classes and retrieval of names, on pictures of seeds that the corpus never drew."""
     prompts, members = zero_shot_weights(clip, captions.class_texts()), sorted(scenes.class_of())
-    names = embed_texts(clip, [f"a photo of {captions.with_article(emoji.load().names[i])}" for i in members])
+    names = embed_texts(clip, [f"a photo of {with_article(emoji.load().names[i])}" for i in members])
     results = {}
     for kind, muted in (("", True), (", vivid backgrounds", False)):
         pairs = clutter_pairs(GATE_PAIRS, GATE_SEED, size=tiny.IMAGE_SIZE, muted=muted)

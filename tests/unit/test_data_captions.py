@@ -5,6 +5,7 @@ import re
 import pytest
 
 from vlws.data.emoji_world import captions, emoji, pairs, scenes
+from vlws.data.english import with_article
 
 KNOWN = emoji.load()
 
@@ -15,7 +16,7 @@ def meanings(noun: str) -> set[int]:
     for i, k in scenes.class_of().items():
         words = scenes.CLASSES[scenes.CLASS_NAMES[k]].words
         nouns = {KNOWN.names[i], *captions.own_keywords()[i], *words}
-        nouns |= {f"{KNOWN.names[i]}, {captions.with_article(word)}" for word in words}
+        nouns |= {f"{KNOWN.names[i]}, {with_article(word)}" for word in words}
         if noun in nouns:
             found.add(i)
     return found
@@ -95,4 +96,4 @@ def test_a_keyword_belongs_to_one_class():
     ],
 )
 def test_articles(noun, told):
-    assert captions.with_article(noun) == told
+    assert with_article(noun) == told

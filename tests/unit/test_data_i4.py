@@ -11,9 +11,10 @@ from sklearn.linear_model import LogisticRegression
 
 from vlws.data.demon import CATEGORIES, CHOICE, OPEN, normalise, read_demon, score, summary, write_demon
 from vlws.data.emoji_world import emoji, i4, i4_pictures, scenes
-from vlws.data.emoji_world.captions import ORDINALS, with_article
+from vlws.data.emoji_world.captions import ORDINALS
 from vlws.data.emoji_world.i4 import TASKS, Draft, drafts, make
 from vlws.data.emoji_world.i4_pictures import LabelledScene
+from vlws.data.english import with_article
 from vlws.errors import InputError
 
 CHOICES = [name for name, spec in TASKS.items() if spec.question_type == CHOICE]

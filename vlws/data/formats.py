@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vlws.data.emoji_world.captions import with_article
+from vlws.data.english import with_article
 from vlws.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")

@@ -17,6 +17,7 @@ from vlws.data.emoji_world.scenes import (
     class_of,
     draws,
 )
+from vlws.data.english import with_article
 
 ORDINALS = ("first", "second", "third", "fourth")
 TEMPLATES = (
@@ -29,14 +30,6 @@ TEMPLATES = (
     "look, {}",
     "{} on a patterned ground",
 )
-
-
-def with_article(noun: str) -> str:
-    """ "apple" -> "an apple"; a plural ("grapes", "french fries") stays bare."""
-    last = noun.split(",")[0].split()[-1]
-    if last.endswith("s") and not last.endswith(("ss", "us", "is")):
-        return noun
-    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def class_texts() -> list[list[str]]:

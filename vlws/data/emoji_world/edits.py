@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from vlws.data.emoji_world.captions import with_article
 from vlws.data.emoji_world.scenes import TINTS, Item, Scene, below, class_of, draws, poses
+from vlws.data.english import with_article
 from vlws.errors import InputError
 
 EDITS = ("recolour", "replace", "exchange", "delete", "add")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from vlws.data.emoji_world.captions import ORDINALS, with_article
+from vlws.data.emoji_world.captions import ORDINALS
 from vlws.data.emoji_world.edits import DIFFERENCES, REQUESTS, SINGLE_EDITS, apply, tell
 from vlws.data.emoji_world.i4_pictures import (
     I4_KINDS,
@@ -18,6 +18,7 @@ from vlws.data.emoji_world.i4_pictures import (
     showing,
 )
 from vlws.data.emoji_world.scenes import COLOURS, POSITIONS, TINT_NAMES
+from vlws.data.english import with_article
 
 
 @dataclass(frozen=True, slots=True)

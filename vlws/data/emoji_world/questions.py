@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from vlws.data.documents import Document, Slice, with_reference
-from vlws.data.emoji_world.captions import ORDINALS, with_article
+from vlws.data.emoji_world.captions import ORDINALS
 from vlws.data.emoji_world.scenes import COLOURS
 from vlws.data.emoji_world.story_pictures import (
     KIND_OF,
@@ -22,6 +22,7 @@ from vlws.data.emoji_world.story_pictures import (
     question,
     view,
 )
+from vlws.data.english import with_article
 
 KEEPERS = ("anna", "bert", "carl", "dora", "emil", "frida", "gus", "hana")
 KEEPER_QUESTION = "who keeps it?"

@@ -12,8 +12,8 @@ import numpy as np
 
 from vlws.data.documents import Slice
 from vlws.data.emoji_world import emoji, renderer, scenes
-from vlws.data.emoji_world.captions import with_article
 from vlws.data.emoji_world.scenes import COLOURS
+from vlws.data.english import with_article
 
 STORY_KINDS: dict[str, dict[str, str]] = {  # kind -> {word: CLDR name}; three things of a kind
     "mammal": {"cat": "cat face", "panda": "panda", "lion": "lion"},
