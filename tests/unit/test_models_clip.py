@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import AutoProcessor, BertConfig, BertModel, CLIPConfig, CLIPModel, CLIPProcessor
 
 from backbones import clip_emoji as pretrain
+from vlws.data.english import with_article
 from vlws.data.emoji_world import captions, emoji, pairs, scenes
 from vlws.errors import InputError
 from vlws.models import clip as clips
@@ -77,7 +78,7 @@ def test_the_shipped_clip_passes_its_gate(clip):
 
 def test_the_shipped_clip_finds_emoji_by_name(clip):
     members = sorted(scenes.class_of())
-    texts = [f"a photo of {captions.with_article(emoji.load().names[i])}" for i in members]
+    texts = [f"a photo of {with_article(emoji.load().names[i])}" for i in members]
     found = pairs.clutter_pairs(500, 700_002)
     scores = clips.embed_images(clip, found.images) @ clips.embed_texts(clip, texts).T
     rank = (scores > np.take_along_axis(scores, np.searchsorted(members, found.emoji)[:, None], 1)).sum(1)
