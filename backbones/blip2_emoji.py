@@ -21,19 +21,13 @@ pictures), said again in the model's card:
 Seeds are 1,000,000 and above, which no chapter uses.
 """
 
-import argparse
-import hashlib
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from torch.nn import functional as F
 from tqdm import trange
@@ -46,11 +40,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from vlws import paths
+from backbones.common import History, check_gates, learn_tokenizer, run_recipe, table, work_folder, write_checkpoint
 from vlws.data.emoji_world import counterfactual as cf
 from vlws.data.emoji_world.scenes import COLOURS, CORPUS_SEED
+from vlws.models.adapter import Blip2Adapter, adapt, load_mllm
 from vlws.models.clip import pixels
-from vlws.models.families import Blip2Adapter, adapt
 from vlws.models.hub import ASSETS, weights_hash
 from vlws.train import epochs, fit
 
@@ -63,9 +57,9 @@ LM_BATCH, VISION_BATCH, QFORMER_BATCH, ALIGN_BATCH = 64, 64, 64, 64
 LEARNING_RATE = 2e-3
 POOL = 8192  # pictures for the Q-Former, and half as many pairs for the alignment, their features computed once
 GATE_SEED = CORPUS_SEED - 1
-GATE = 0.95  # exact match about the large thing: captions, its colour, its differences
+GATE = 0.95  # exact match about the large thing
+GATED = ("captions", "differences, large thing", "its colour, large thing")
 PARTS = ("vision_model", "qformer", "language_model")
-SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
 
 
 def blip2_config(tokenizer: PreTrainedTokenizerFast) -> Blip2Config:
@@ -119,31 +113,7 @@ def make_processor() -> Blip2Processor:
         *(f" {text}" for text in _sentences()),
         *(prompt.replace("<image>", "") for prompt in _prompts()),
     ]
-    learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    learner.decoder = decoders.ByteLevel()
-    learner.train_from_iterator(
-        lines,
-        trainers.BpeTrainer(
-            vocab_size=512,
-            min_frequency=2,
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            special_tokens=list(SPECIAL),
-            show_progress=False,
-        ),
-    )
-    learner.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", learner.token_to_id("<s>"))]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=learner,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"},
-        model_max_length=2048,
-        clean_up_tokenization_spaces=False,
-    )
+    tokenizer = learn_tokenizer(lines, vocab_size=512, max_length=2048)
     pictures = BlipImageProcessorPil(size={"height": cf.SIDE, "width": cf.SIDE})
     return Blip2Processor(pictures, tokenizer, num_query_tokens=QUERIES)
 
@@ -337,7 +307,7 @@ def exact(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return right.all(1)
 
 
-def train_lm(model: Blip2ForConditionalGeneration, words: Words, work: Path, steps: int) -> list[dict[str, float]]:
+def train_lm(model: Blip2ForConditionalGeneration, words: Words, work: Path, steps: int) -> History:
     """Train the language model on described pictures; a run found in `work` is continued."""
     reader = LateReader(model.language_model, model.config.image_token_id)
     optimizer, scheduler = _optimizer(reader.parameters(), steps)
@@ -391,9 +361,7 @@ def vision_batch(processor: Blip2Processor, step: int, size: int = VISION_BATCH)
     return {"pixel_values": pixels(processor, cf.render(pictures), cf.SIDE), "truth": torch.from_numpy(truth)}
 
 
-def train_vision(
-    model: Blip2ForConditionalGeneration, processor: Blip2Processor, work: Path, steps: int
-) -> list[dict[str, float]]:
+def train_vision(model: Blip2ForConditionalGeneration, processor: Blip2Processor, work: Path, steps: int) -> History:
     """Train the vision tower alone; a run found in `work` is continued."""
     reader = PatchReader(model.vision_model)
     optimizer, scheduler = _optimizer(reader.parameters(), steps)
@@ -459,9 +427,7 @@ def role_truth(pictures: Sequence[cf.SalientScene]) -> torch.Tensor:
     return torch.from_numpy(truth)
 
 
-def train_qformer(
-    model: Blip2ForConditionalGeneration, processor: Blip2Processor, work: Path, steps: int
-) -> list[dict[str, float]]:
+def train_qformer(model: Blip2ForConditionalGeneration, processor: Blip2Processor, work: Path, steps: int) -> History:
     """Train the Q-Former alone, then start the query tokens at its query for the large thing, with a little noise."""
     torch.manual_seed(0)
     reader = QueryReader(model.qformer)
@@ -504,7 +470,7 @@ class Aligned(nn.Module):
 
 def train_alignment(
     model: Blip2ForConditionalGeneration, processor: Blip2Processor, words: Words, work: Path, steps: int
-) -> list[dict[str, float]]:
+) -> History:
     """Train query tokens and projection on pairs in which the large thing changes; all else is frozen."""
     pictures = cf.sample(POOL // 2, CORPUS_SEED + 20_000_000)
     pairs = cf.edits(pictures, [0] * len(pictures), CORPUS_SEED + 20_000_001)
@@ -581,10 +547,8 @@ def pretrain_blip2(out: Path = ASSETS / "blip2-emoji", gate: float = GATE) -> Pa
     words = Words(processor.tokenizer)
     model = new_model(processor.tokenizer)
     first = lm_batch(words, 0)
-    key = hashlib.sha256(f"{LM_STEPS} {VISION_STEPS} {QFORMER_STEPS} {ALIGN_STEPS} {weights_hash(model)}".encode())
-    for part in (first["input_ids"], first["early"], vision_batch(processor, 0)["pixel_values"]):
-        key.update(part.numpy().tobytes())
-    work = paths.cache() / "pretrain" / f"blip2-emoji-{key.hexdigest()[:12]}"
+    parts = (first["input_ids"], first["early"], vision_batch(processor, 0)["pixel_values"])
+    work = work_folder("blip2-emoji", (LM_STEPS, VISION_STEPS, QFORMER_STEPS, ALIGN_STEPS), model, parts)
     histories = {
         "language model": train_lm(model, words, work / "lm", LM_STEPS),
         "vision tower": train_vision(model, processor, work / "vision", VISION_STEPS),
@@ -597,48 +561,19 @@ def pretrain_blip2(out: Path = ASSETS / "blip2-emoji", gate: float = GATE) -> Pa
 def ship(
     model: Blip2ForConditionalGeneration,
     processor: Blip2Processor,
-    histories: dict[str, list[dict[str, float]]],
+    histories: dict[str, History],
     out: Path,
     gate: float,
 ) -> Path:
-    """Hold a trained model against the gate, then write its folder: half-precision weights, processor, card, curves."""
+    """Hold a trained model against the gate, then write its folder."""
     model = model.half().float().eval()  # what is measured is what is shipped
     results = evaluate(adapt(model, processor))
-    print(results)
-    weakest = min(("captions", "differences, large thing", "its colour, large thing"), key=results.__getitem__)
-    if results[weakest] < gate:
-        raise RuntimeError(f"blip2-emoji: {weakest}: exact match {results[weakest]:.3f} is below {gate}.")
-    part, old = (out.with_name(f"{out.name}.{end}") for end in ("part", "old"))
-    for folder in (part, old):
-        shutil.rmtree(folder, ignore_errors=True)
-    part.mkdir(parents=True)
-    model.half().save_pretrained(part)
-    processor.save_pretrained(part)
-    (part / "model.safetensors").chmod(0o644)
-    draw_losses(histories, part / "loss.png")
-    (part / "README.md").write_text(card(model, histories, results), encoding="utf-8")
-    if out.exists():
-        os.replace(out, old)
-    os.replace(part, out)
-    shutil.rmtree(old, ignore_errors=True)
-    return out
+    check_gates("blip2-emoji", results, dict.fromkeys(GATED, gate))
+    return write_checkpoint(out, model, processor, card(model, histories, results), histories)
 
 
-def draw_losses(histories: dict[str, list[dict[str, float]]], path: Path) -> None:
-    figure, axes = plt.subplots(1, 4, figsize=(9.5, 2.3), layout="constrained")
-    for ax, (name, history) in zip(axes, histories.items(), strict=True):
-        ax.plot([record["step"] for record in history], [record["loss"] for record in history], color="#0072B2")
-        ax.set(title=name, xlabel="step", yscale="log")
-    axes[0].set_ylabel("loss")
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
-
-
-def card(
-    model: Blip2ForConditionalGeneration, histories: dict[str, list[dict[str, float]]], results: dict[str, float]
-) -> str:
+def card(model: Blip2ForConditionalGeneration, histories: dict[str, History], results: dict[str, float]) -> str:
     """The model card: what it saw, what it can do and what not, and its hash."""
-    table = "\n".join(f"| {name} | {value:.3f} |" for name, value in results.items())
     sizes = {name: sum(p.numel() for p in getattr(model, name).parameters()) / 1e6 for name in PARTS}
     size = sum(p.numel() for p in model.parameters()) / 1e6
     some = {name: [*h[:: max(1, len(h) // 6)], h[-1]] for name, h in histories.items()}
@@ -680,7 +615,7 @@ tokens start as noisy copies of the one for the large thing, the others are not 
 
 | exact match, 512 held-out samples | |
 |---|---|
-{table}
+{table(results)}
 
 The gate is {GATE} for captions and for the large thing. Chance for a colour is 0.20.
 
@@ -692,13 +627,5 @@ The gate is {GATE} for captions and for the large thing. Chance for a colour is 
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the shipped BLIP-2.")
-    parser.add_argument("--out", type=Path, default=ASSETS / "blip2-emoji", help="folder to write")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    print(f"written: {pretrain_blip2(args.out)}")
-
-
 if __name__ == "__main__":
-    main()
+    run_recipe("blip2-emoji", pretrain_blip2, load_mllm)

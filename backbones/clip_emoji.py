@@ -1,25 +1,20 @@
-"""Train the shipped backbones: `python -m backbones.clip_emoji [--out FOLDER]`.
+"""Train the shipped CLIP: `python -m backbones.clip_emoji [--out FOLDER]`.
 
 clip-emoji: a CLIPModel trained contrastively on scenes that are rendered as it trains. The corpus holds every class
 and every emoji of `scenes.CLASSES`, as web corpora hold the classes of any benchmark; its seeds are 1,000,000 and
 above, which no chapter uses.
 """
 
-import argparse
-import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from vlws import paths
+from backbones.common import History, check_gates, curve, run_recipe, table, work_folder, write_checkpoint
 from vlws.data.emoji_world import captions, emoji, scenes
 from vlws.data.emoji_world.pairs import clutter_pairs
 from vlws.data.emoji_world.renderer import render
@@ -48,10 +43,8 @@ def pretrain_clip(out: Path = ASSETS / "clip-emoji", steps: int = STEPS, gate: f
     tokenizer = processor.tokenizer
     model = CLIPModel(tiny.clip_config(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id))
     first = corpus_batch(processor, 0)  # a changed renderer, caption, tokenizer or model starts anew
-    key = hashlib.sha256(f"{steps} {BATCH} {LEARNING_RATE} {weights_hash(model)}".encode())
-    for part in (first["pixel_values"], first["input_ids"], first["truth"]):
-        key.update(part.numpy().tobytes())
-    work = paths.cache() / "pretrain" / f"clip-emoji-{key.hexdigest()[:12]}"
+    parts = (first["pixel_values"], first["input_ids"], first["truth"])
+    work = work_folder("clip-emoji", (steps, BATCH, LEARNING_RATE), model, parts)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1)
     history = fit(
@@ -69,28 +62,12 @@ def pretrain_clip(out: Path = ASSETS / "clip-emoji", steps: int = STEPS, gate: f
     return ship(model, processor, history, out, gate)
 
 
-def ship(model: CLIPModel, processor: CLIPProcessor, history: list[dict[str, float]], out: Path, gate: float) -> Path:
-    """Hold a trained model against the gate, then write its folder: half-precision weights, processor, card, curve."""
+def ship(model: CLIPModel, processor: CLIPProcessor, history: History, out: Path, gate: float) -> Path:
+    """Hold a trained model against the gate, then write its folder."""
     model = model.half().float()  # what is measured is what is shipped
     results = evaluate(Clip(model, processor))
-    print(results)
-    if results["zero-shot class accuracy"] < gate:
-        raise RuntimeError(f"clip-emoji: zero-shot accuracy {results['zero-shot class accuracy']:.3f} is below {gate}.")
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    model.half().save_pretrained(part)
-    processor.save_pretrained(part)
-    (part / "model.safetensors").chmod(0o644)
-    draw_loss(history, part / "loss.png")
-    (part / "README.md").write_text(card(model, history, results), encoding="utf-8")
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(part, out)
-    shutil.rmtree(old, ignore_errors=True)
-    return out
+    check_gates("clip-emoji", results, {"zero-shot class accuracy": gate})
+    return write_checkpoint(out, model, processor, card(model, history, results), {"contrastive loss": history})
 
 
 def make_processor() -> CLIPProcessor:
@@ -198,19 +175,9 @@ def _accuracy(scores: np.ndarray, truth: np.ndarray, k: int) -> float:
     return float(((scores > own).sum(1) < k).mean())
 
 
-def draw_loss(history: list[dict[str, float]], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(5, 2.5), layout="constrained")
-    axes.plot([record["step"] for record in history], [record["loss"] for record in history], color="#0072B2")
-    axes.set(xlabel="step", ylabel="contrastive loss", yscale="log")
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
-
-
-def card(model: CLIPModel, history: list[dict[str, float]], results: dict[str, float]) -> str:
+def card(model: CLIPModel, history: History, results: dict[str, float]) -> str:
     """The model card: what it saw, what it can do, and its hash."""
-    every, steps = max(1, len(history) // 10), int(history[-1]["step"])
-    curve = "\n".join(f"| {r['step']} | {r['loss']:.3f} |" for r in [*history[::every], history[-1]])
-    table = "\n".join(f"| {name} | {value:.3f} |" for name, value in results.items())
+    steps = int(history[-1]["step"])
     size = sum(p.numel() for p in model.parameters())
     classes = ", ".join(scenes.CLASS_NAMES)
     return f"""# clip-emoji
@@ -241,28 +208,17 @@ or a caption that tells only the class. Web data has no such labels.
 
 | held out ({GATE_PAIRS:,} pictures) | |
 |---|---|
-{table}
+{table(results)}
 
 The gate is a zero-shot class accuracy of {GATE:.2f} (chance 0.10).
 
 | step | loss |
 |---|---|
-{curve}
+{curve(history)}
 
 ![loss curve](loss.png)
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the shipped backbones.")
-    parser.add_argument("--out", type=Path, default=ASSETS / "clip-emoji", help="folder to write")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    out = pretrain_clip(args.out, args.steps)
-    load_clip(str(out))
-    print(f"written: {out}")
-
-
 if __name__ == "__main__":
-    main()
+    run_recipe("clip-emoji", pretrain_clip, load_clip, STEPS)

@@ -8,17 +8,12 @@ for what it shows (LLaVA's feature alignment, told patch by patch); then project
 questions; then stories too. Seeds are 1,000,000 and above, which no chapter uses.
 """
 
-import argparse
-import hashlib
-import os
-import shutil
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -30,8 +25,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from backbones.clip_emoji import draw_loss
-from vlws import paths
+from backbones.common import (
+    History,
+    check_gates,
+    curve,
+    learn_tokenizer,
+    run_recipe,
+    table,
+    work_folder,
+    write_checkpoint,
+)
 from vlws.data.emoji_world import stories, story_sets
 from vlws.data.emoji_world.questions import KEEPERS
 from vlws.data.emoji_world.scenes import COLOURS, CORPUS_SEED
@@ -50,7 +53,6 @@ BATCH = 32
 LEARNING_RATE = 2e-3
 GATE_SEED = CORPUS_SEED - 1
 GATES = {"colour": 0.80, "what": 0.90, "where": 0.70}  # shares of right answers on pictures never drawn
-SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
 
 
 def make_processor() -> LlavaProcessor:
@@ -59,28 +61,7 @@ def make_processor() -> LlavaProcessor:
     lines = [f" {s.text}" for d in found.documents for s in d.slices if s.text]
     lines += [f" {d.answer}" for d in found.documents if d.answer]
     lines += [f" {word}" for word in (*STORY_WORDS, *COLOURS, *STORY_KINDS, *KEEPERS)] * 20
-    learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    learner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=640,
-        min_frequency=2,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=list(SPECIAL),
-        show_progress=False,
-    )
-    learner.train_from_iterator(lines, trainer)
-    start = ("<s>", learner.token_to_id("<s>"))
-    learner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[start])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=learner,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"},
-        model_max_length=512,
-        clean_up_tokenization_spaces=False,
-    )
+    tokenizer = learn_tokenizer(lines, vocab_size=640, max_length=512)
     pictures = CLIPImageProcessorPil(size={"shortest_edge": tiny.IMAGE_SIZE}, crop_size=tiny.IMAGE_SIZE)
     return LlavaProcessor(
         pictures,
@@ -186,10 +167,8 @@ def pretrain_llava(out: Path = ASSETS / "llava-emoji", steps: int = STEPS, gates
     reader = Reader(adapter)
     model = adapter.model
     first = corpus_rows(reader, 0)[0].batch  # a changed corpus, tokenizer or model starts anew
-    key = hashlib.sha256(f"{steps} {FIRST_STEPS} {ALIGN_STEPS} {BATCH} {LEARNING_RATE} {weights_hash(model)}".encode())
-    for part in (first.input_ids, first.labels, first.features.half()):
-        key.update(part.numpy().tobytes())
-    work = paths.cache() / "pretrain" / f"llava-emoji-{key.hexdigest()[:12]}"
+    settings = (steps, FIRST_STEPS, ALIGN_STEPS, BATCH, LEARNING_RATE)
+    work = work_folder("llava-emoji", settings, model, (first.input_ids, first.labels, first.features.half()))
     align(adapter, reader, work)
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=LEARNING_RATE, weight_decay=0.05)
@@ -209,29 +188,13 @@ def pretrain_llava(out: Path = ASSETS / "llava-emoji", steps: int = STEPS, gates
     return ship(adapter, history, out, GATES if gates is None else gates)
 
 
-def ship(adapter: Adapter, history: list[dict[str, float]], out: Path, gates: dict[str, float]) -> Path:
-    """Hold a trained model against the gates, then write its folder: half-precision weights, processor, card, curve."""
+def ship(adapter: Adapter, history: History, out: Path, gates: dict[str, float]) -> Path:
+    """Hold a trained model against the gates, then write its folder."""
     adapter.model.half().float()  # what is measured is what is shipped
     results = evaluate(adapter)
-    print(results)
-    for name, gate in gates.items():
-        if results[name] < gate:
-            raise RuntimeError(f"llava-emoji: {name} {results[name]:.3f} is below {gate}.")
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    adapter.model.half().save_pretrained(part)
-    adapter.processor.save_pretrained(part)
-    (part / "model.safetensors").chmod(0o644)
-    draw_loss(history, part / "loss.png")
-    (part / "README.md").write_text(card(adapter, history, results, gates), encoding="utf-8")
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(part, out)
-    shutil.rmtree(old, ignore_errors=True)
-    return out
+    check_gates("llava-emoji", results, gates)
+    text = card(adapter, history, results, gates)
+    return write_checkpoint(out, adapter.model, adapter.processor, text, {"language loss": history})
 
 
 @torch.no_grad()
@@ -258,11 +221,9 @@ def _same(told: str, answer: str) -> bool:
     return told.split() == answer.split()
 
 
-def card(adapter: Adapter, history: list[dict[str, float]], results: dict[str, float], gates: dict[str, float]) -> str:
+def card(adapter: Adapter, history: History, results: dict[str, float], gates: dict[str, float]) -> str:
     """The model card: what it saw, what it can do, and its hash."""
-    every, steps = max(1, len(history) // 10), int(history[-1]["step"])
-    curve = "\n".join(f"| {r['step']} | {r['loss']:.3f} |" for r in [*history[::every], history[-1]])
-    table = "\n".join(f"| {name} | {value:.3f} | {gates.get(name, '')} |" for name, value in results.items())
+    steps = int(history[-1]["step"])
     size = sum(p.numel() for p in adapter.model.parameters())
     return f"""# llava-emoji
 
@@ -290,28 +251,17 @@ several pictures ({stories.MIX["question"]:.0%}).
 
 | greedy answers, held out | right | gate |
 |---|---|---|
-{table}
+{table(results, gates)}
 
 "stories" is the whole description of a last picture that was not shown (chance 1 in 28,800).
 
 | step | loss |
 |---|---|
-{curve}
+{curve(history)}
 
 ![loss curve](loss.png)
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the shipped LLaVA.")
-    parser.add_argument("--out", type=Path, default=ASSETS / "llava-emoji", help="folder to write")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    out = pretrain_llava(args.out, args.steps)
-    load_mllm(str(out))
-    print(f"written: {out}")
-
-
 if __name__ == "__main__":
-    main()
+    run_recipe("llava-emoji", pretrain_llava, load_mllm, STEPS)

@@ -1,8 +1,11 @@
-"""Files that are whole or absent: written beside their place, then moved into it."""
+"""Files and folders that are whole or absent: written beside their place, then moved into it."""
 
 import json
 import os
+import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,24 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `folder` once the block ends without an error.
+
+    Readers never see a partial folder; where the block raises, what stood there stays. Raises OSError.
+    """
+    part, old = (folder.with_name(f".{folder.name}.{os.getpid()}-{end}") for end in ("new.tmp", "old.tmp"))
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -88,7 +88,7 @@ def test_below_the_gate_nothing_is_written_and_the_old_checkpoint_stays(tmp_path
     out = tmp_path / "clip"
     out.mkdir()
     (out / "config.json").write_text("old")
-    with pytest.raises(RuntimeError, match=r"zero-shot accuracy 0\.\d+ is below 0\.9"):
+    with pytest.raises(RuntimeError, match=r"zero-shot class accuracy 0\.\d+ is below 0\.9"):
         pretrain.pretrain_clip(out, steps=2)
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["clip"]
     assert (out / "config.json").read_text() == "old"
