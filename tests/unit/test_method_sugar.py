@@ -1,6 +1,8 @@
 """Sugar: labels against hand-made references, the loss, the slice ends, training, retrieval."""
 
 import math
+import subprocess
+import sys
 from functools import cache
 
 import numpy as np
@@ -17,9 +19,10 @@ from vlws.data.emoji_world import stories, story_sets
 from vlws.data.emoji_world.scenes import COLOURS
 from vlws.errors import InputError
 from vlws.methods import sugar
+from vlws.models import added, retrieval, slice_ends
 from vlws.models.clip import load_clip
 from vlws.models.experts import SliceEmbeddings, encoder_experts, latent_experts, slices_of
-from vlws.models.families import adapt
+from vlws.models.families import adapt, load_mllm
 from vlws.models.interleave import Reader
 from vlws.train import Diverged
 
@@ -218,13 +221,13 @@ def test_gradients_of_both_losses():
     labels, sample = torch.rand(5, 5, dtype=torch.float64), torch.tensor([0, 0, 1, 1, 2])
     unit = lambda x: F.normalize(x, dim=-1)  # noqa: E731
     assert torch.autograd.gradcheck(lambda x: sugar.structure_loss(unit(x), labels), r)
-    assert torch.autograd.gradcheck(lambda x: sugar.contrastive_loss(unit(x), sample), r)
+    assert torch.autograd.gradcheck(lambda x: sugar.same_sample_loss(unit(x), sample), r)
 
 
 def test_contrastive_loss_is_least_where_samples_stand_together():
     r = torch.eye(4)[[0, 0, 1, 1]]
-    assert sugar.contrastive_loss(r, torch.tensor([0, 0, 1, 1])) < sugar.contrastive_loss(r, torch.tensor([0, 1, 0, 1]))
-    assert sugar.contrastive_loss(r, torch.arange(4)) == 0
+    assert sugar.same_sample_loss(r, torch.tensor([0, 0, 1, 1])) < sugar.same_sample_loss(r, torch.tensor([0, 1, 0, 1]))
+    assert sugar.same_sample_loss(r, torch.arange(4)) == 0
 
 
 # --- the model ------------------------------------------------------------------------------------------------------
@@ -262,7 +265,7 @@ def tiny(seed: int = 0):
 
 @pytest.fixture
 def small():
-    return sugar.Sugar(tiny(), rank=2, width=8)
+    return sugar.Sugar(tiny(), sugar.SugarConfig(rank=2, embedding_dim=8))
 
 
 @pytest.fixture(scope="module")
@@ -295,10 +298,10 @@ def test_states_are_the_mean_of_a_picture_and_the_last_token_of_a_sentence(small
     found = small.states(hidden, at, torch.tensor([True, False]))
     assert torch.allclose(found[0], hidden[0, 1:5].mean(0), atol=1e-6)
     assert torch.allclose(found[1], hidden[1, 8])
-    last = sugar.Sugar(tiny(), pooling="last").states(hidden, at, torch.tensor([True, False]))
+    last = sugar.Sugar(tiny(), sugar.SugarConfig(pooling="last")).states(hidden, at, torch.tensor([True, False]))
     assert torch.equal(last[0], hidden[0, 4])
     with pytest.raises(InputError, match="accepted are mean and last"):
-        sugar.Sugar(tiny(), pooling="max")
+        sugar.Sugar(tiny(), sugar.SugarConfig(pooling="max"))
 
 
 def test_an_embedding_summarises_its_prefix_alone(small, corpus):
@@ -317,7 +320,7 @@ def test_an_embedding_summarises_its_prefix_alone(small, corpus):
 
 
 def test_lora_starts_as_the_model_it_is_put_into(corpus):
-    plain, adapted = tiny(), sugar.Sugar(tiny(), rank=2)
+    plain, adapted = tiny(), sugar.Sugar(tiny(), sugar.SugarConfig(rank=2))
     reader = Reader(plain)
     features = reader.features(corpus.images)
     batch = reader.rows(corpus.documents[:4], features).batch
@@ -340,7 +343,7 @@ def embedded(corpus):
 def test_a_draw_names_the_slices_of_its_prefixes(small, corpus, embedded):
     flat = slices_of(corpus)
     assert len(flat) == len(embedded.vectors)
-    for draw in sugar.draw_steps(corpus, 3, 16, small.reader, seed=1):
+    for draw in slice_ends.draw_steps(corpus, 3, 16, small.reader, seed=1):
         assert len(draw.sample) > 16
         for (k, s), prefix, sample in zip(draw.ends.tolist(), draw.prefixes, draw.sample.tolist(), strict=True):
             assert [flat[i] for i in prefix] == list(draw.sequences[k].slices[: s + 1])
@@ -355,7 +358,7 @@ def test_step_labels_are_those_of_whole_sequences_given_to_the_kernel(small, cor
     """The table of shared distances and the one call for all K(x,x), against the kernel on the slices themselves."""
     from vlws_kernels import gak
 
-    draw = sugar.draw_steps(corpus, 1, 16, small.reader)[0]
+    draw = slice_ends.draw_steps(corpus, 1, 16, small.reader)[0]
     found = sugar.step_labels(draw, embedded).matrix
     index = torch.nn.utils.rnn.pad_sequence(list(draw.prefixes), batch_first=True)
     length = torch.tensor([len(p) for p in draw.prefixes])
@@ -368,65 +371,62 @@ def test_step_labels_are_those_of_whole_sequences_given_to_the_kernel(small, cor
 
 
 def test_training_lowers_the_loss_and_resumes(tmp_path, corpus, embedded):
-    model = sugar.Sugar(tiny(), rank=4, width=16)
+    config = sugar.SugarConfig(rank=4, embedding_dim=16)
+    model = sugar.Sugar(tiny(), config)
     features = model.reader.features(corpus.images)
-    draws = sugar.draw_steps(corpus, 30, 12, model.reader)
+    draws = slice_ends.draw_steps(corpus, 30, 12, model.reader)
     labels = [sugar.step_labels(draw, embedded).matrix for draw in draws]
-    batch = sugar.collate(draws[0], model.reader, features)
+    batch = slice_ends.collate(draws[0], model.reader, features)
 
     def both():
         with torch.no_grad():
-            language, r = sugar.losses(model, batch)
+            language, r = model.losses(batch)
         return float(language), float(sugar.structure_loss(r, labels[0]))
 
     before = both()
-    history = sugar.train_sugar(model, draws, features, labels, alpha=0.3, lr=5e-3, out=tmp_path)
+    history = sugar.train_sugar(model, draws, features, labels, lr=5e-3, out=tmp_path)
     after = both()
     assert after[0] < before[0] + 0.05  # random weights, of which LoRA moves few
     assert after[1] < 0.7 * before[1]
-    again = sugar.Sugar(tiny(), rank=4, width=16)
-    assert sugar.train_sugar(again, draws, features, labels, alpha=0.3, lr=5e-3, out=tmp_path) == history
+    again = sugar.Sugar(tiny(), config)
+    assert sugar.train_sugar(again, draws, features, labels, lr=5e-3, out=tmp_path) == history
     assert torch.equal(again.head[0].weight, model.head[0].weight)
 
 
 def test_the_arms_train_what_they_say(corpus, embedded):
     def trained(**options):
-        model = sugar.Sugar(tiny(), rank=2, width=8)
+        given = options.pop("labels", True)
+        model = sugar.Sugar(tiny(), sugar.SugarConfig(rank=2, embedding_dim=8, **options))
         features = model.reader.features(corpus.images)
-        draws = sugar.draw_steps(corpus, 3, 12, model.reader)
+        draws = slice_ends.draw_steps(corpus, 3, 12, model.reader)
         labels = [sugar.step_labels(draw, embedded).matrix for draw in draws]
         start = model.head[0].weight.clone()
-        sugar.train_sugar(model, draws, features, options.pop("labels", labels), **options)
+        sugar.train_sugar(model, draws, features, labels if given else None)
         return not torch.allclose(start, model.head[0].weight, rtol=0.01)
 
     assert not trained(alpha=0.0)  # weight decay alone
     assert trained(alpha=1.0, generative=False)
-    assert trained(alpha=1.0, labels=None, temperature=0.1)
+    assert trained(alpha=1.0, labels=False, temperature=0.1)
 
 
-def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_good_state(tmp_path, corpus, embedded):
-    model = sugar.Sugar(tiny(), rank=2, width=8)
+def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_good_state(tmp_path, corpus):
+    model = sugar.Sugar(tiny(), sugar.SugarConfig(rank=2, embedding_dim=8, alpha=1.0, temperature=0.1))
     features = model.reader.features(corpus.images)
-    draws = sugar.draw_steps(corpus, 300, 12, model.reader)[:260]
-    labels = [sugar.step_labels(draws[0], embedded).matrix * 0] * 0  # InfoNCE: no labels needed
-    assert labels == []
-    broken = features.clone()
+    draws = slice_ends.draw_steps(corpus, 300, 12, model.reader)[:260]
     with pytest.raises(Diverged, match=r"nan at step 1 of 260; nothing was saved; try a smaller lr"):
-        sugar.train_sugar(model, draws, broken * torch.nan, None, alpha=1.0, temperature=0.1, out=tmp_path)
+        sugar.train_sugar(model, draws, features * torch.nan, None, out=tmp_path)
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
 def test_what_cannot_be_trained_is_refused(small, corpus):
-    draws = sugar.draw_steps(corpus, 1, 8, small.reader)
+    draws = slice_ends.draw_steps(corpus, 1, 8, small.reader)
     features = torch.zeros(1)
-    for options, told in [
-        ({"labels": None, "alpha": 0.0, "generative": False}, "nothing to learn"),
-        ({"labels": None, "alpha": -1.0}, "nothing to learn"),
-        ({"labels": None, "alpha": 1.0}, "needs label matrices"),
-        ({"labels": [], "alpha": 1.0}, "each step needs one"),
-    ]:
+    for alpha in (0.0, -1.0, math.nan):
+        with pytest.raises(InputError, match="nothing to learn"):
+            sugar.SugarConfig(alpha=alpha, generative=False)
+    for labels, told in [(None, "needs label matrices"), ([], "each step needs one")]:
         with pytest.raises(InputError, match=told):
-            sugar.train_sugar(small, draws, features, **options)
+            sugar.train_sugar(small, draws, features, labels)
     one = Slice(text="alone")
     shown = Slice(image=0)
     for document, told in [
@@ -435,42 +435,79 @@ def test_what_cannot_be_trained_is_refused(small, corpus):
     ]:
         found = Documents((document,), np.zeros((1, 32, 32, 3), np.uint8))
         with pytest.raises(InputError, match=told):
-            sugar.draw_steps(found, 1, 1, small.reader)
+            slice_ends.draw_steps(found, 1, 1, small.reader)
 
 
 # --- retrieval and answers --------------------------------------------------------------------------------------------
 
 
-def test_retrieval_is_exact_and_leaves_out_what_was_seen(tmp_path):
+def test_retrieval_is_exact_and_leaves_out_what_was_seen():
     torch.manual_seed(0)
     queries, keys = (F.normalize(torch.randn(n, 6), dim=-1) for n in (7, 50))
     exclude = np.array([(queries @ keys.T)[i].topk(2).indices.tolist() for i in range(7)])
     scores = queries @ keys.T
-    assert (sugar.retrieve(queries, keys, 5) == scores.topk(5).indices.numpy()).all()
-    left = sugar.retrieve(queries, keys, 3, exclude)
+    assert (retrieval.retrieve(queries, keys, 5) == scores.topk(5).indices.numpy()).all()
+    left = retrieval.retrieve(queries, keys, 3, exclude)
     assert (left == scores.topk(5).indices.numpy()[:, 2:]).all()
-    assert sugar.hits(left, left[:, 1]).tolist() == [1] * 7
-    assert sugar.hits(left, exclude[:, 0]).tolist() == [3] * 7
+    assert retrieval.ranks(left, left[:, 1]).tolist() == [1] * 7
+    assert retrieval.ranks(left, exclude[:, 0]).tolist() == [3] * 7
     with pytest.raises(InputError, match="accepted is 1 to 48"):
-        sugar.retrieve(queries, keys, 49, exclude)
-    names = [f"picture {i}" for i in range(50)]
-    sugar.Index(keys, names).save(tmp_path / "index.npz")
-    found = sugar.Index.load(tmp_path / "index.npz").search(queries, 2)
-    assert found[0] == [names[j] for j in scores[0].topk(2).indices]
-    with pytest.raises(InputError, match="each needs one"):
-        sugar.Index(keys, names[:3])
+        retrieval.retrieve(queries, keys, 49, exclude)
+    assert retrieval.recall(np.array([0, 1, 4, 5]), 5) == 0.75
 
 
-def test_folded_lora_reads_the_same(small, corpus):
+FRESH = """
+import sys, torch
+from vlws.data.emoji_world import stories
+from vlws.methods.sugar import Sugar
+from vlws.models.families import load_mllm
+found = stories.corpus(6, 12)
+model = Sugar.from_pretrained(sys.argv[1], load_mllm("llava-emoji", "cpu"))
+torch.save(model.embed(found.documents, model.reader.features(found.images)), sys.argv[2])
+"""
+
+
+def test_embeddings_are_the_same_in_a_fresh_process(tmp_path):
+    found = stories.corpus(6, 12)
+    model = sugar.Sugar(load_mllm("llava-emoji", "cpu"), sugar.SugarConfig(rank=2, embedding_dim=8, pooling="last"))
+    with torch.no_grad():
+        for parameter in model.trainable_parameters():
+            parameter.normal_(std=0.2)
+        model.mean.normal_()
+    model.save_pretrained(tmp_path / "saved")
+    paths = [str(tmp_path / name) for name in ("saved", "r.pt")]
+    done = subprocess.run([sys.executable, "-c", FRESH, *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    r = model.embed(found.documents, model.reader.features(found.images))
+    torch.testing.assert_close(torch.load(paths[1]), r, rtol=1e-5, atol=1e-6)
+    _, tensors = added.load_added(paths[0], "Sugar")
+    assert {name.split(".")[0] for name in tensors} == {"decoder", "head", "mean", "scale"}
+    assert all("lora_" in name for name in tensors if name.startswith("decoder"))
+
+
+def test_a_folder_of_another_method_or_backbone_is_refused(small, tmp_path):
+    with pytest.raises(InputError, match="holds no Sugar"):
+        sugar.Sugar.from_pretrained(tmp_path, tiny())
+    small.save_pretrained(tmp_path / "saved")
+    with pytest.raises(InputError, match="made for a backbone of hidden_size 24, num_layers 2; the one given has"):
+        sugar.Sugar.from_pretrained(tmp_path / "saved", load_mllm("llava-emoji", "cpu"))
+    added.save_added(tmp_path / "cheetor", "Cheetor", {}, {}, {})
+    with pytest.raises(InputError, match="holds Cheetor, not Sugar"):
+        sugar.Sugar.from_pretrained(tmp_path / "cheetor", tiny())
+
+
+def test_merged_lora_reads_the_same(small, corpus):
     features = small.reader.features(corpus.images)
     for name, weights in small.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weights, std=0.3)
     documents = corpus.documents[:12]
     before = small.embed(documents, features)
-    small.fold()
+    small.merge_lora()
     assert torch.allclose(small.embed(documents, features), before, atol=1e-5)
-    assert not torch.allclose(sugar.Sugar(tiny(), rank=2, width=8).embed(documents, features), before, atol=1e-2)
+    assert not torch.allclose(
+        sugar.Sugar(tiny(), sugar.SugarConfig(rank=2, embedding_dim=8)).embed(documents, features), before, atol=1e-2
+    )
 
 
 def test_language_loss_is_the_models_own(small, corpus):

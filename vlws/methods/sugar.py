@@ -14,12 +14,11 @@ values are clamped to [0, 1], and a prefix is what r summarises. What the paper 
 slice ends, the head) is an argument.
 """
 
-import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -30,16 +29,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlws import train
-from vlws.data.documents import Document, Documents, with_reference
+from vlws.data.documents import Document, with_reference
 from vlws.errors import InputError
-from vlws.files import write_atomically
 from vlws.models.adapter import IGNORED, Adapter
+from vlws.models.added import fill, load_added, save_added
 from vlws.models.experts import SliceEmbeddings
 from vlws.models.interleave import Reader, Rows
-from vlws_kernels import dtw, gak, knn, triple_distance
+from vlws.models.slice_ends import Collated, Draw, collate
+from vlws_kernels import dtw, gak, triple_distance
 
 DELTA = 0.7  # sigma = delta sqrt((n + m) / 2), on slices of unit norm; the paper gives none
-LABELS = ("gak", "mean", "dtw", "soft_dtw")
+LabelKind = Literal["gak", "mean", "dtw", "soft_dtw"]
 FAR = 1e4  # a local cost whose kernel is 0
 CALIBRATION = 8  # batches
 SHORT = 8  # slices; tables of this size or less are the kernels' smallest
@@ -73,7 +73,7 @@ def alignment_labels(
     prefixes: Sequence[Tensor],
     sample: Tensor,
     *,
-    kind: Literal["gak", "mean", "dtw", "soft_dtw"] = "gak",
+    kind: LabelKind = "gak",
     delta: float = DELTA,
 ) -> Labels:
     """M^l (section 3.2): how alike n prefixes are.
@@ -89,8 +89,8 @@ def alignment_labels(
     The overrides: two prefixes of one slice have the cosine of their slices (Theorem 3 makes GAK a monotone function of
     it); ends of one sample have 1. Raises InputError for an empty prefix and an unknown kind.
     """
-    if kind not in LABELS:
-        raise InputError(f"kind={kind!r}: accepted are {', '.join(LABELS)}.")
+    if kind not in get_args(LabelKind):
+        raise InputError(f"kind={kind!r}: accepted are {', '.join(get_args(LabelKind))}.")
     if not len(prefixes) or min(map(len, prefixes)) == 0:
         raise InputError("a prefix without slices was given; each slice end has one slice before it or more.")
     length = torch.tensor([len(p) for p in prefixes])
@@ -161,7 +161,7 @@ def structure_loss(r: Tensor, labels: Tensor) -> Tensor:
     return (r @ r.T - labels.detach()).square().sum() / len(r)
 
 
-def contrastive_loss(r: Tensor, sample: Tensor, temperature: float = 0.1) -> Tensor:
+def same_sample_loss(r: Tensor, sample: Tensor, temperature: float = 0.1) -> Tensor:
     """InfoNCE over ends of one sample (the arm after FROMAGe): mean over all pairs of one sample, both ways."""
     alike = (sample[:, None] == sample) & ~torch.eye(len(r), dtype=torch.bool, device=r.device)
     if not alike.any():
@@ -174,49 +174,83 @@ def contrastive_loss(r: Tensor, sample: Tensor, temperature: float = 0.1) -> Ten
 # 3. The model
 
 
+@dataclass(frozen=True)
+class SugarConfig:
+    """What determines a Sugar beside its backbone.
+
+    Attributes:
+        rank: of LoRA on the query and value projections; its alpha is twice that, as in the paper.
+        embedding_dim: of r.
+        pooling: of a picture's states: "mean", or "last" (the ablation); a sentence's is always its last token's.
+        alpha: weight of L_d; 0 leaves L_g alone.
+        generative: False leaves L_d alone.
+        temperature: where given, InfoNCE at this temperature takes the place of L_d.
+        seed: of the new weights.
+    """
+
+    rank: int = 8
+    embedding_dim: int = 64
+    pooling: Literal["mean", "last"] = "mean"
+    alpha: float = 0.3
+    generative: bool = True
+    temperature: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pooling not in ("mean", "last"):
+            raise InputError(f"pooling={self.pooling!r}: accepted are mean and last.")
+        if self.alpha < 0 or not math.isfinite(self.alpha) or (self.alpha == 0 and not self.generative):
+            raise InputError(
+                f"alpha={self.alpha} with generative={self.generative} leaves nothing to learn; give alpha > 0."
+            )
+
+
 class Sugar(nn.Module):
     """A multimodal language model with LoRA on its query and value projections, and the retrieval head F_phi.
 
     Args:
         adapter: the model (`vlws.models.adapter`); LoRA is put into it, all else of it is frozen.
-        rank: of LoRA; alpha/r = 2 as in the paper.
-        width: numbers of an embedding r.
-        pooling: of a picture's states: "mean", or "last" (the ablation); a sentence's is always its last token's.
-        seed: of the new weights.
     """
 
-    def __init__(
-        self,
-        adapter: Adapter,
-        *,
-        rank: int = 8,
-        width: int = 64,
-        pooling: Literal["mean", "last"] = "mean",
-        seed: int = 0,
-    ) -> None:
+    mean: Tensor  # "2 hidden", of sentences and of pictures; set by `calibrate`, as is `scale`
+    scale: Tensor
+
+    def __init__(self, adapter: Adapter, config: SugarConfig | None = None) -> None:
         super().__init__()
-        if pooling not in ("mean", "last"):
-            raise InputError(f"pooling={pooling!r}: accepted are mean and last.")
-        torch.manual_seed(seed)
+        self.config, self.reader = config or SugarConfig(), Reader(adapter)
+        torch.manual_seed(self.config.seed)
         adapter.model.requires_grad_(False)
-        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"])
-        inject_adapter_in_model(config, adapter.decoder)
+        rank, size = self.config.rank, adapter.hidden_size
+        lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"])
+        inject_adapter_in_model(lora, adapter.decoder)
         self.decoder = adapter.decoder  # registered, so that its LoRA weights are this module's
-        size = adapter.hidden_size
-        self.head = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, width)).to(adapter.device)
-        self.register_buffer("mean", torch.zeros(2, size, device=adapter.device))  # of sentences, of pictures
+        head = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, self.config.embedding_dim))
+        self.head = head.to(adapter.device)
+        self.register_buffer("mean", torch.zeros(2, size, device=adapter.device))
         self.register_buffer("scale", torch.ones(2, size, device=adapter.device))
-        self.pooling, self.reader = pooling, Reader(adapter)
-        self._firsts: dict[str, int] = {}
+        self._first_tokens: dict[str, int] = {}
 
     @property
     def adapter(self) -> Adapter:
         return self.reader.adapter
 
-    def learned(self) -> list[nn.Parameter]:
+    def trainable_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
 
-    def fold(self) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write LoRA, head and calibration (safetensors and JSON). Raises InputError for a folder of other files."""
+        added = {n: v for n, v in self.state_dict().items() if "lora_" in n or not n.startswith("decoder.")}
+        save_added(folder, "Sugar", asdict(self.config), self.adapter.sizes, added)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, adapter: Adapter) -> "Sugar":
+        """A saved Sugar in a fresh backbone. Raises InputError for a folder that is not one of this backbone's."""
+        config, tensors = load_added(folder, "Sugar", adapter.sizes)
+        model = cls(adapter, SugarConfig(**config))
+        fill(model, tensors, folder)
+        return model.eval()
+
+    def merge_lora(self) -> None:
         """Add LoRA to the projections that it stands beside: the same model, faster to read with; it learns no more."""
         for module in self.decoder.modules():
             if isinstance(module, LoraLayer):
@@ -228,7 +262,7 @@ class Sugar(nn.Module):
         hidden "batch len hidden" after the final norm; `at` "n 3" (row, start, stop); `is_image` "n" bool.
         """
         row, start, stop = at.T
-        if self.pooling == "last":
+        if self.config.pooling == "last":
             return hidden[row, stop - 1]
         start = torch.where(is_image, start, stop - 1)
         token = torch.arange(hidden.shape[1], device=hidden.device)
@@ -236,7 +270,7 @@ class Sugar(nn.Module):
         return einsum(hidden[row], inside / inside.sum(1, keepdim=True), "n len d, n len -> n d")
 
     def forward(self, hidden: Tensor, at: Tensor, is_image: Tensor) -> Tensor:
-        """r "n width", unit rows."""
+        """r "n embedding_dim", unit rows."""
         kind = is_image.long()
         d = (self.states(hidden, at, is_image).float() - self.mean[kind]) / self.scale[kind]
         return F.normalize(self.head(d), dim=-1)
@@ -248,7 +282,7 @@ class Sugar(nn.Module):
         All states of a language model have one large component in common; without this all r start out equal, and a
         contrastive loss does not get away from there in a few hundred steps.
         """
-        found = [[], []]
+        found: tuple[list[Tensor], list[Tensor]] = ([], [])
         for batch in batches:
             for rows, at, is_image in zip(batch.groups, batch.at, batch.is_image, strict=True):
                 if len(at):
@@ -263,7 +297,7 @@ class Sugar(nn.Module):
 
     @torch.no_grad()
     def embed(self, documents: Sequence[Document], features: Tensor, batch: int = 32) -> Tensor:
-        """r "document width" at the last slice of each document; `features` of all pictures, a row each."""
+        """r "document embedding_dim" at the last slice of each document; `features` one row per picture."""
         return self._last(documents, features, batch, lambda hidden, at, shown: self(hidden, at, shown))
 
     @torch.no_grad()
@@ -271,67 +305,93 @@ class Sugar(nn.Module):
         """d "document hidden" at the last slice, unit rows, without the head: what an untrained model retrieves by."""
         return self._last(documents, features, batch, lambda *a: F.normalize(self.states(*a).float(), dim=-1))
 
-    def _last(self, documents, features, batch, read) -> Tensor:
-        found: dict[int, Tensor] = {}
+    def _last(self, documents, features, batch, read: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        def last(rows: Rows, part: list[Document]) -> Tensor:
+            hidden = self.adapter.hidden(rows.batch, self.adapter.num_layers)
+            at = torch.tensor([[k, *spans[-1].tolist()] for k, spans in enumerate(rows.spans)]).to(hidden.device)
+            is_image = torch.tensor([document.slices[-1].is_image for document in part]).to(hidden.device)
+            return read(hidden, at, is_image).cpu()
+
+        return torch.stack(self._in_order(documents, features, batch, last, answers=False))
+
+    def _chunks(self, documents, features, batch, **options) -> Iterator[tuple[list[int], Rows]]:
+        """Indices and rows, on the model's device, of at most `batch` documents of like length."""
         for group in self.reader.groups(documents):
             for start in range(0, len(group), batch):
                 part = group[start : start + batch]
-                rows = self.reader.rows([documents[i] for i in part], features, answers=False)
-                hidden = self.adapter.hidden(rows.batch.to(self.adapter.device), self.adapter.num_layers)
-                at = torch.tensor([[k, *spans[-1].tolist()] for k, spans in enumerate(rows.spans)]).to(hidden.device)
-                shown = torch.tensor([documents[i].slices[-1].is_image for i in part]).to(hidden.device)
-                found |= dict(zip(part, read(hidden, at, shown).cpu(), strict=True))
-        return torch.stack([found[i] for i in range(len(documents))])
+                rows = self.reader.rows([documents[i] for i in part], features, **options)
+                yield part, replace(rows, batch=rows.batch.to(self.adapter.device))
+
+    def _in_order(self, documents, features, batch, read: Callable[[Rows, list[Document]], Any], **options) -> list:
+        """One result per document, in their order, of what `read` gives of the rows of each chunk."""
+        found: dict[int, Any] = {}
+        for part, rows in self._chunks(documents, features, batch, **options):
+            found |= dict(zip(part, read(rows, [documents[i] for i in part]), strict=True))
+        return [found[i] for i in range(len(documents))]
 
     @torch.no_grad()
     def choose(self, documents: Sequence[Document], features: Tensor, batch: int = 32) -> np.ndarray:
         """ "document" int: the index of the choice whose first token the model finds most likely after the question."""
-        return np.array([int(scores.argmax()) for scores in self._choices(documents, features, batch)])
 
-    def _choices(self, documents: Sequence[Document], features: Tensor, batch: int) -> list[Tensor]:
-        found: dict[int, Tensor] = {}
-        for group in self.reader.groups(documents):
-            for start in range(0, len(group), batch):
-                part = group[start : start + batch]
-                rows = self.reader.rows([documents[i] for i in part], features, answers=False)
-                given = rows.batch.to(self.adapter.device)
-                hidden = self.adapter.hidden(given, self.adapter.num_layers)
-                last = hidden[torch.arange(len(part)), given.attention_mask.sum(1) - 1]
-                logits = self.adapter.lm_head(last).float().cpu()
-                for i, row in zip(part, logits, strict=True):
-                    found[i] = row[[self._first(choice) for choice in documents[i].choices]]
-        return [found[i] for i in range(len(documents))]
+        def best(rows: Rows, part: list[Document]) -> list[int]:
+            hidden = self.adapter.hidden(rows.batch, self.adapter.num_layers)
+            last = hidden[torch.arange(len(part)), rows.batch.attention_mask.sum(1) - 1]
+            logits = self.adapter.lm_head(last).float().cpu()  # "document vocab"
+            firsts = [[self._first_token(choice) for choice in document.choices] for document in part]
+            return [int(row[choices].argmax()) for row, choices in zip(logits, firsts, strict=True)]
 
-    def _first(self, word: str) -> int:
-        if word not in self._firsts:
-            self._firsts[word] = self.adapter.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0]
-        return self._firsts[word]
+        return np.array(self._in_order(documents, features, batch, best, answers=False))
+
+    def _first_token(self, word: str) -> int:
+        if word not in self._first_tokens:
+            ids = self.adapter.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
+            self._first_tokens[word] = ids[0]
+        return self._first_tokens[word]
 
     @torch.no_grad()
     def answer(
         self, documents: Sequence[Document], features: Tensor, max_new_tokens: int = 16, batch: int = 64
     ) -> list[str]:
         """What the model says after each document, greedily."""
-        told: dict[int, str] = {}
-        for group in self.reader.groups(documents):
-            for start in range(0, len(group), batch):
-                part = group[start : start + batch]
-                rows = self.reader.rows([documents[i] for i in part], features, answers=False, padding_side="left")
-                texts = self.adapter.generate(rows.batch.to(self.adapter.device), max_new_tokens)
-                told |= dict(zip(part, (text.strip() for text in texts), strict=True))
-        return [told[i] for i in range(len(documents))]
+
+        def said(rows: Rows, part: list[Document]) -> list[str]:
+            return [text.strip() for text in self.adapter.generate(rows.batch, max_new_tokens)]
+
+        return self._in_order(documents, features, batch, said, answers=False, padding_side="left")
 
     @torch.no_grad()
     def language_loss(self, documents: Sequence[Document], features: Tensor, batch: int = 32) -> float:
         """L_g of documents: mean cross-entropy of the tokens with labels."""
         total = count = 0.0
-        for group in self.reader.groups(documents):
-            for start in range(0, len(group), batch):
-                rows = self.reader.rows([documents[i] for i in group[start : start + batch]], features)
-                given = rows.batch.to(self.adapter.device)
-                loss, n = self.cross_entropy(self.adapter.hidden(given, self.adapter.num_layers), given.labels)
-                total, count = total + float(loss), count + n
+        for _, rows in self._chunks(documents, features, batch):
+            hidden = self.adapter.hidden(rows.batch, self.adapter.num_layers)
+            loss, n = self.cross_entropy(hidden, cast(Tensor, rows.batch.labels))
+            total, count = total + float(loss), count + n
         return total / count
+
+    def losses(self, batch: Collated) -> tuple[Tensor, Tensor]:
+        """(L_g, r "n embedding_dim"): one pass of the model over all groups."""
+        total, count = torch.zeros((), device=self.adapter.device), 0
+        ends = [torch.zeros(0, self.config.embedding_dim, device=self.adapter.device)]
+        for rows, at, is_image in zip(batch.groups, batch.at, batch.is_image, strict=True):
+            given = rows.batch.to(self.adapter.device)
+            hidden = self.adapter.hidden(given, self.adapter.num_layers)
+            loss, n = self.cross_entropy(hidden, cast(Tensor, given.labels))
+            total, count = total + loss, count + n
+            if len(at):
+                ends.append(self(hidden, at.to(hidden.device), is_image.to(hidden.device)))
+        return total / max(count, 1), torch.cat(ends)
+
+    def loss(self, batch: Collated, sample: Tensor, labels: Tensor | None = None) -> Tensor:
+        """L = L_g + alpha L_d (equation 1): documents and slice ends, their documents "n", and M^l "n n" for L_d."""
+        language, r = self.losses(batch)
+        structure = torch.zeros(())
+        if self.config.alpha and len(r):
+            if self.config.temperature is not None:
+                structure = same_sample_loss(r, sample.to(r.device), self.config.temperature)
+            elif labels is not None:
+                structure = structure_loss(r, labels.to(r.device))
+        return (language if self.config.generative else 0.0) + self.config.alpha * structure
 
     def cross_entropy(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         """Summed cross-entropy of the tokens with labels, and their number; logits are computed for these alone.
@@ -348,119 +408,13 @@ class Sugar(nn.Module):
 # 4. Training
 
 
-@dataclass(frozen=True)
-class Draw:
-    """One step's sequences (documents, then lone slices) and slice ends, in the order of `Reader.groups`.
-
-    ends: "n 2" (sequence, slice). sample: "n" document ids. prefixes: n index tensors into `slices_of(documents)`.
-    """
-
-    sequences: tuple[Document, ...]
-    groups: tuple[tuple[int, ...], ...]
-    ends: Tensor
-    sample: Tensor
-    prefixes: tuple[Tensor, ...]
-
-
-def draw_steps(
-    found: Documents,
-    steps: int,
-    batch_size: int,
-    reader: Reader,
-    *,
-    ends: int = 3,
-    seed: int = 0,
-    use: Sequence[int] | None = None,
-) -> list[Draw]:
-    """What each step reads: `batch_size` documents and, of each with a lone slice, `ends` slice ends and that slice.
-
-    Slice ends are random ones and the last. Documents of questions alone have no ends: only their answers are learned.
-    The same for all arms. `use`: "document" indices that stand for the documents' own (fewer documents, as many steps).
-
-    Raises:
-        InputError: fewer documents than a batch, a document of one slice or without pictures.
-    """
-    offsets = []
-    total = 0
-    for i, document in enumerate(found.documents):
-        if len(document.slices) < 2:
-            raise InputError(f"Document {i} has {len(document.slices)} slice; Sugar aligns two or more.")
-        if not any(s.is_image for s in (*document.slices, *((document.lone,) if document.lone else ()))):
-            raise InputError(f"Document {i} has no pictures; Sugar learns from interleaved pictures and sentences.")
-        offsets.append(total)
-        total += len(document.slices) + (document.lone is not None)
-    batches = train.epochs(len(found), min(batch_size, len(found)), seed)
-    rng = np.random.default_rng(seed)
-    draws = []
-    for step in range(steps):
-        chosen = [i if use is None else int(use[i]) for i in batches(step).tolist()]
-        sequences = [found.documents[i] for i in chosen]
-        anchors: list[tuple[int, int, int, Tensor]] = []  # sequence, slice, sample, prefix
-        for k, i in enumerate(chosen):
-            document = found.documents[i]
-            if document.lone is None:
-                continue
-            told = len(document.slices) - bool(document.answer)  # the question belongs to the answer
-            picked = [told - 1, *rng.permutation(told - 1)[: ends - 1].tolist()]
-            anchors += [(k, s, i, offsets[i] + torch.arange(s + 1)) for s in picked]
-            anchors.append((len(sequences), 0, i, torch.tensor([offsets[i] + len(document.slices)])))
-            sequences.append(Document((document.lone,)))
-        groups = reader.groups(sequences)
-        place = {k: (g, at) for g, group in enumerate(groups) for at, k in enumerate(group)}
-        anchors.sort(key=lambda anchor: place[anchor[0]])
-        draws.append(
-            Draw(
-                tuple(sequences),
-                tuple(map(tuple, groups)),
-                torch.tensor([anchor[:2] for anchor in anchors]).reshape(-1, 2),
-                torch.tensor([anchor[2] for anchor in anchors]),
-                tuple(anchor[3] for anchor in anchors),
-            )
-        )
-    return draws
-
-
 def step_labels(
-    draw: Draw, slices: SliceEmbeddings, *, kind: str = "gak", triple: bool = True, delta: float = DELTA
+    draw: Draw, slices: SliceEmbeddings, *, kind: LabelKind = "gak", triple: bool = True, delta: float = DELTA
 ) -> Labels:
     """M^l of one step; distances are computed once for each slice that the step's prefixes share."""
     used, where = torch.unique(torch.cat(draw.prefixes), return_inverse=True)
     prefixes = where.split([len(p) for p in draw.prefixes])
     return alignment_labels(slice_distances(slices, used, triple), prefixes, draw.sample, kind=kind, delta=delta)
-
-
-@dataclass(frozen=True)
-class Collated:
-    """Rows of each group, and for each its slice ends "n 3" (row, start, stop) and whether they are pictures "n"."""
-
-    groups: list[Rows]
-    at: list[Tensor]
-    is_image: list[Tensor]
-
-
-def collate(draw: Draw, reader: Reader, features: Tensor) -> Collated:
-    groups, at, is_image = [], [], []
-    for group in draw.groups:
-        rows = reader.rows([draw.sequences[k] for k in group], features)
-        row_of = {k: row for row, k in enumerate(group)}
-        mine = [(k, s) for k, s in draw.ends.tolist() if k in row_of]
-        at.append(torch.tensor([[row_of[k], *rows.spans[row_of[k]][s].tolist()] for k, s in mine]).reshape(-1, 3))
-        is_image.append(torch.tensor([draw.sequences[k].slices[s].is_image for k, s in mine], dtype=torch.bool))
-        groups.append(rows)
-    return Collated(groups, at, is_image)
-
-
-def losses(model: Sugar, batch: Collated) -> tuple[Tensor, Tensor]:
-    """(L_g, r "n width"): one pass of the model over all groups."""
-    total, count, ends = 0.0, 0, []
-    for rows, at, is_image in zip(batch.groups, batch.at, batch.is_image, strict=True):
-        given = rows.batch.to(model.adapter.device)
-        hidden = model.adapter.hidden(given, model.adapter.num_layers)
-        loss, n = model.cross_entropy(hidden, given.labels)
-        total, count = total + loss, count + n
-        if len(at):
-            ends.append(model(hidden, at.to(hidden.device), is_image.to(hidden.device)))
-    return total / max(count, 1), torch.cat(ends) if ends else torch.zeros(0, model.head[-1].out_features)
 
 
 def train_sugar(
@@ -469,105 +423,44 @@ def train_sugar(
     features: Tensor,
     labels: Sequence[Tensor] | None,
     *,
-    alpha: float,
-    generative: bool = True,
     lr: float = 2e-3,
-    temperature: float | None = None,
     out: Path | None = None,
     label: str = "",
 ) -> list[dict[str, float]]:
-    """L = L_g + alpha L_d over the draws; AdamW, cosine, warm-up of 3 %.
+    """L = L_g + alpha L_d over the draws (equation 1); AdamW, cosine, warm-up of 3 %.
 
     Args:
-        labels: M^l "n n" of each draw; None with a `temperature` trains InfoNCE in place of L_d.
-        alpha: weight of L_d; 0 leaves L_g alone.
-        generative: False leaves L_d alone.
+        features: one row per picture.
+        labels: M^l "n n" of each draw; None where `model.config` has alpha 0 or a temperature.
         out, label: of `vlws.train.fit`: where checkpoints go, and the name of the progress bar (empty: none).
 
     Raises:
         vlws.train.Diverged: a loss that is not finite; the message says at which step.
-        InputError: neither loss, labels of another number than the draws, a model that is not frozen float32.
+        InputError: labels that are missing, or of another number than the draws.
     """
-    if alpha < 0 or not math.isfinite(alpha) or (alpha == 0 and not generative):
-        raise InputError(f"alpha={alpha} with generative={generative} leaves nothing to learn; give alpha > 0.")
     if labels is not None and len(labels) != len(draws):
         raise InputError(f"{len(labels)} label matrices came with {len(draws)} steps; each step needs one.")
-    if alpha and labels is None and temperature is None:
+    if model.config.alpha and labels is None and model.config.temperature is None:
         raise InputError("alpha > 0 needs label matrices (L_d) or a temperature (InfoNCE).")
 
     def loss(model: Sugar, step: int) -> Tensor:
-        language, r = losses(model, collate(draws[step], model.reader, features))
-        structure = torch.zeros(())
-        if alpha and len(r):
-            if temperature is not None:
-                structure = contrastive_loss(r, draws[step].sample.to(r.device), temperature)
-            else:
-                structure = structure_loss(r, labels[step].to(r.device))
-        return (language if generative else 0.0) + alpha * structure
+        draw = draws[step]
+        return model.loss(collate(draw, model.reader, features), draw.sample, labels[step] if labels else None)
 
-    steps = len(draws)
-    if alpha:
+    if model.config.alpha:
         model.calibrate([collate(draw, model.reader, features) for draw in draws[:CALIBRATION]])
-    optimizer = torch.optim.AdamW(model.learned(), lr=lr, weight_decay=0.01)
-    warm = max(1, round(0.03 * steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))),
-    )
+    optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=lr, weight_decay=0.01)
+    schedule = train.warmup_cosine(optimizer, len(draws), 0.03)
     device = "cpu" if model.adapter.device.type == "cpu" else "auto"
     return train.fit(
-        model, loss, lambda step: step, steps, optimizer, schedule, out=out, clip=1.0, device=device, label=label
+        model, loss, lambda step: step, len(draws), optimizer, schedule, out=out, clip=1.0, device=device, label=label
     )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 5. Retrieval, and answers with what was retrieved
-
-
-def retrieve(queries: Tensor, keys: Tensor, k: int, exclude: np.ndarray | None = None) -> np.ndarray:
-    """ "query k" int64: the nearest keys, best first, of unit rows; exact.
-
-    exclude: "query e" keys that are out of the running (pictures that the query shows).
-    """
-    e = 0 if exclude is None else exclude.shape[1]
-    if not 1 <= k <= len(keys) - e:
-        raise InputError(f"k={k} of {len(keys)} keys with {e} excluded: accepted is 1 to {len(keys) - e}.")
-    found = knn(queries.contiguous(), keys.contiguous(), k + e)[1].cpu().numpy()
-    if exclude is None:
-        return found
-    kept = [[j for j in row if j not in out][:k] for row, out in zip(found, map(set, exclude.tolist()), strict=True)]
-    return np.array(kept)
-
-
-def hits(ranked: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """ "query" int64: the place of the target in each row of `ranked`, or its length where it is not there."""
-    same = ranked == target[:, None]
-    return np.where(same.any(1), same.argmax(1), ranked.shape[1])
+# 5. Answers with what was retrieved (`vlws.models.retrieval`)
 
 
 def augmented(queries: Sequence[Document], items: Sequence[Document], found: np.ndarray) -> list[Document]:
     """Each query after the item that was retrieved for it ("query" indices): picture, question, answer."""
     return [with_reference(query, items[int(k)]) for query, k in zip(queries, found, strict=True)]
-
-
-class Index:
-    """Embeddings with the names of what they embed; `Index(r, names).save(path)`, `Index.load(path).search(q, 5)`."""
-
-    def __init__(self, embeddings: Tensor, names: Sequence[str]) -> None:
-        if len(embeddings) != len(names) or not len(names):
-            raise InputError(f"{len(embeddings)} embeddings came with {len(names)} names; each needs one.")
-        self.embeddings, self.names = embeddings, list(names)
-
-    def save(self, path: Path) -> None:
-        buffer = io.BytesIO()
-        np.savez(buffer, embeddings=self.embeddings.numpy(), names=np.array(self.names))
-        write_atomically(Path(path), buffer.getvalue())
-
-    @classmethod
-    def load(cls, path: Path) -> "Index":
-        with np.load(path) as stored:
-            return cls(torch.from_numpy(stored["embeddings"]), stored["names"].tolist())
-
-    def search(self, queries: Tensor, k: int) -> list[list[str]]:
-        """The names of the k nearest, best first, for each query "query width"."""
-        return [[self.names[j] for j in row] for row in retrieve(queries, self.embeddings, k)]
