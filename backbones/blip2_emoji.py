@@ -43,7 +43,7 @@ from transformers import (
 from backbones.common import History, check_gates, learn_tokenizer, run_recipe, table, work_folder, write_checkpoint
 from vlws.data.emoji_world import counterfactual as cf
 from vlws.data.emoji_world.scenes import COLOURS, CORPUS_SEED
-from vlws.models.adapter import Blip2Adapter, adapt, load_mllm
+from vlws.models.families import Blip2Adapter, adapt, load_mllm
 from vlws.models.clip import pixels
 from vlws.models.hub import ASSETS, weights_hash
 from vlws.train import epochs, fit

@@ -13,8 +13,8 @@ from PIL import Image
 from transformers import AutoProcessor, BertConfig, BertModel, CLIPConfig, CLIPModel, CLIPProcessor
 
 from backbones import clip_emoji as pretrain
-from vlws.data.english import with_article
 from vlws.data.emoji_world import captions, emoji, pairs, scenes
+from vlws.data.english import with_article
 from vlws.errors import InputError
 from vlws.models import clip as clips
 from vlws.models import hub, tiny
