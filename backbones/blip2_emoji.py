@@ -8,7 +8,7 @@ about the large thing of each picture, never about the small ones. That defect i
 
 Three substitutes for scale (arXiv:2308.04152 has a 7B language model, the EVA tower and a Q-Former that met 129 M
 pictures), said again in the model's card:
-- The language model meets pictures, in its text training, as sums of word embeddings, one sum a thing, in the places of
+- The language model meets pictures, in its text training, as sums of word embeddings, one per thing, in the places of
   the query tokens, louder or fainter and with noise. For most of the samples a part of this evidence is not there at
   the input and is added, through a linear map that is thrown away afterwards, to the hidden states in front of a layer
   drawn uniformly from all; for some it never comes. A large model can use evidence that first appears at mid depth, and
@@ -43,8 +43,8 @@ from transformers import (
 from backbones.common import History, check_gates, learn_tokenizer, run_recipe, table, work_folder, write_checkpoint
 from vlws.data.emoji_world import counterfactual as cf
 from vlws.data.emoji_world.scenes import COLOURS, CORPUS_SEED
-from vlws.models.families import Blip2Adapter, adapt, load_mllm
 from vlws.models.clip import pixels
+from vlws.models.families import Blip2Adapter, adapt, load_mllm
 from vlws.models.hub import ASSETS, weights_hash
 from vlws.train import epochs, fit
 

@@ -3,11 +3,11 @@
 A slice has a uni-modal part (Sugar: DINOv2 of a picture, BGE of a sentence) and a cross-modal part (CLIP), each of unit
 norm, side by side [Chow et al. 2024, section 3.3]. Here the cross-modal part is always a CLIP's, pictures and sentences
 each centred over the set: in a small world unrelated slices have cosines far above 0 (0.43 for clip-emoji on stories),
-which large encoders have not, and which as labels would tell nothing but the modality. The uni-modal part is
+which large encoders have not, and which as labels would say nothing but the modality. The uni-modal part is
 
-- `latent_experts`: a fixed function of what a slice of a generated document tells, plus noise: a stand-in that is as
-  fine as DINOv2 and BGE are, and knows nothing of the other modality;
-- `encoder_experts`: real encoders, for documents of a reader's own: the CLIP's own patch features for pictures, counts
+- `latent_experts`: a fixed function of the features of a generated slice, plus noise: a stand-in that is as fine as
+  DINOv2 and BGE are, and knows nothing of the other modality;
+- `encoder_experts`: real encoders, for a user's own documents: the CLIP's own patch features for pictures, counts
   of words and word pairs for sentences.
 """
 
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from vlws.data.documents import Documents, Slice
 from vlws.models.clip import Clip, pixels
 
-UNI = 64  # numbers of the uni-modal part of latent_experts
+UNI = 64  # dimension of the uni-modal part of latent_experts
 NOISE = 0.1  # its noise, against unit norm
 
 
@@ -48,7 +48,7 @@ def slices_of(found: Documents) -> list[Slice]:
 
 
 def latent_experts(found: Documents, clip: Clip, seed: int = 0) -> SliceEmbeddings:
-    """Uni-modal: the sum of one fixed random direction a feature (`Slice.features`), and noise drawn from `seed`.
+    """Uni-modal: the sum of one fixed random direction per feature (`Slice.features`), and noise drawn from `seed`.
 
     The directions of pictures and of sentences are different ones: only CLIP can compare across.
     """
@@ -64,10 +64,10 @@ def latent_experts(found: Documents, clip: Clip, seed: int = 0) -> SliceEmbeddin
 def encoder_experts(found: Documents, clip: Clip) -> SliceEmbeddings:
     """Uni-modal: pictures by CLIP's patch features (2 x 2 means, centred), sentences by hashed words and word pairs."""
     slices = slices_of(found)
-    shown = _patches(clip, found.images)
-    words = HashingVectorizer(n_features=shown.shape[1], ngram_range=(1, 2), alternate_sign=True)
-    said = words.transform([s.text for s in slices]).toarray()
-    uni = np.where([[s.is_image] for s in slices], shown[[max(s.image, 0) for s in slices]], said)
+    patches = _patches(clip, found.images)
+    words = HashingVectorizer(n_features=patches.shape[1], ngram_range=(1, 2), alternate_sign=True)
+    counts = words.transform([s.text for s in slices]).toarray()
+    uni = np.where([[s.is_image] for s in slices], patches[[max(s.image, 0) for s in slices]], counts)
     return _embeddings(found, uni, clip)
 
 
@@ -75,10 +75,10 @@ def _embeddings(found: Documents, uni: np.ndarray, clip: Clip) -> SliceEmbedding
     slices = slices_of(found)
     modality = torch.tensor([int(s.is_image) for s in slices])
     cross = np.zeros((len(slices), clip.model.config.projection_dim), np.float32)
-    shown = modality.numpy() == 1
+    is_image = modality.numpy() == 1
     for at, vectors in (
-        (shown, lambda: clip.images(found.images)[[s.image for s in slices if s.is_image]]),
-        (~shown, lambda: clip.texts([s.text for s in slices if not s.is_image])),
+        (is_image, lambda: clip.images(found.images)[[s.image for s in slices if s.is_image]]),
+        (~is_image, lambda: clip.texts([s.text for s in slices if not s.is_image])),
     ):
         if at.any():
             cross[at] = vectors()

@@ -1,4 +1,4 @@
-"""Interleaved documents as rows of tokens: where each slice stands, and which tokens the language model answers for."""
+"""Interleaved documents as rows of tokens: where each slice stands, and which tokens carry labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ class Rows:
 
 
 class Reader:
-    """Documents -> rows for one model; what it tokenized once it remembers."""
+    """Documents -> rows for one model; the length of each tokenized text is kept."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
@@ -30,7 +30,7 @@ class Reader:
 
     @torch.no_grad()
     def features(self, images: np.ndarray, batch: int = 256) -> Tensor:
-        """Pictures "n h w 3" uint8 -> what the frozen vision tower gives, a row each (float32, on the CPU).
+        """Pictures "n h w 3" uint8 -> what the frozen vision tower gives, one row per picture (float32, on the CPU).
 
         Raises:
             InputError: pictures that do not come to one shape (a model that reads pictures of any size).
@@ -44,7 +44,7 @@ class Reader:
         return torch.cat(rows) if rows else torch.zeros(0)
 
     def groups(self, documents: Sequence[Document]) -> list[list[int]]:
-        """Indices of documents of like length, shortest first, so that little is padded."""
+        """Indices of documents grouped by similar length, shortest first, so that padding stays short."""
         config = self.adapter.model.config
         picture = getattr(config, "image_seq_length", None) or getattr(config, "num_query_tokens", None) or 16
         lengths = [sum(picture if s.is_image else self._count(f" {s.text}") for s in d.slices) for d in documents]
@@ -66,9 +66,9 @@ class Reader:
         """
         texts, pictures = [], []
         for document in documents:
-            told = "".join(IMAGE_PLACEHOLDER if s.is_image else f" {s.text}" for s in document.slices)
+            body = "".join(IMAGE_PLACEHOLDER if s.is_image else f" {s.text}" for s in document.slices)
             ends = f" {document.answer}{self.adapter.tokenizer.eos_token or ''}" if answers and document.answer else ""
-            texts.append(told + ends)
+            texts.append(body + ends)
             pictures.append([features[s.image] for s in document.slices if s.is_image])
         batch = self.adapter.encode(texts, pictures, padding_side)
         images: list[list[tuple[int, int]]] = [[] for _ in documents]

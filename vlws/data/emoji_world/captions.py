@@ -59,8 +59,8 @@ def captions(scenes: Sequence[Scene], seed: int) -> list[str]:
     """One true caption per scene: one of the templates around every item, in the order of the cells.
 
     An item is called by its CLDR name, a keyword of its own, a word of its class, or "name, a class". Its tint, where
-    it has one, is told three times in four; its place, where there are several items, one time in two. Clutter and
-    background are never told.
+    it has one, is named three times in four; its place, where there are several items, one time in two. Clutter and
+    background are never named.
     """
     words = draws(len(scenes), 2 + 4 * 4, seed)
     return [_caption(scene, row) for scene, row in zip(scenes, words, strict=True)]
@@ -100,8 +100,8 @@ def _caption(scene: Scene, row: np.ndarray) -> str:
             noun = f"{TINT_NAMES[item.tint]} {noun}"
         phrase = with_article(noun)
         phrases.append(f"{phrase} {_at(scene, item)}" if places else phrase)
-    told = phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
-    return TEMPLATES[int(below(row[0], len(TEMPLATES)))].format(told)
+    things = phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+    return TEMPLATES[int(below(row[0], len(TEMPLATES)))].format(things)
 
 
 def _noun(index: int, form: int, choice) -> str:

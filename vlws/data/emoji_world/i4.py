@@ -4,7 +4,7 @@
     demon.write_demon(folder, i4.make_all(200, seed=0))  # the benchmark's own files
 
 Every picture shows things, an emoji in one of five colours each, in the cells of a grid; some bear a written word or
-number. Every answer follows from the pictures (and from what Unicode files an emoji under); none can be told from the
+number. Every answer follows from the pictures (and from what Unicode files an emoji under); none follows from the
 text alone better than by guessing. Words are few (`vocabulary`), templates closed, ten instructions per task.
 
 All randomness comes from `PCG64.random_raw`: the same seed gives the same samples on every machine, and the first k of
@@ -150,8 +150,8 @@ def corpus(seed: int, n: int) -> Iterator[str]:
 @cache
 def vocabulary() -> tuple[str, ...]:
     """Every word (lower case, without marks) of every text that these tasks can hold, sorted."""
-    said = [text for spec in TASKS.values() for text in spec.instructions]
-    said += [*I4_KINDS, *COLOURS, *SORTS, *WRITTEN_WORDS, *NUMBERS, *ORDINALS, *POSITIONS[2], *POSITIONS[3]]
-    said += [str(number) for number in range(10, 100)]
-    said += list(corpus(0, 100 * len(TASKS)))
-    return tuple(sorted({word for text in said for word in re.findall(r"\w+", text.lower())}))
+    texts = [text for spec in TASKS.values() for text in spec.instructions]
+    texts += [*I4_KINDS, *COLOURS, *SORTS, *WRITTEN_WORDS, *NUMBERS, *ORDINALS, *POSITIONS[2], *POSITIONS[3]]
+    texts += [str(number) for number in range(10, 100)]
+    texts += list(corpus(0, 100 * len(TASKS)))
+    return tuple(sorted({word for text in texts for word in re.findall(r"\w+", text.lower())}))

@@ -100,8 +100,8 @@ def showing(picture: LabelledScene, items: Sequence[Item]) -> LabelledScene:
 
 # --- rendering --------------------------------------------------------------------------------------------------
 
-_SCALE = 3  # canvas pixels a dot
-_GLYPHS = (  # rows of three dots, one octal digit a row
+_SCALE = 3  # canvas pixels per dot
+_GLYPHS = (  # rows of three dots, one octal digit per row
     *("25755", "65656", "34443", "65556", "74647", "74644", "34553", "55755", "72227", "11152", "55655", "44447"),
     *("57755", "65555", "25552", "65644", "25573", "65655", "34216", "72222", "55557", "55552", "55775", "55255"),
     *("55222", "71247"),

@@ -65,15 +65,15 @@ def conversation(c: SampleRandom) -> Draft:
         answers.append(f"{with_article(name_of(items[0]))}.")
     turns = [f"question: what is at the {POSITIONS[2][cell]} of the first image? answer: {answers[0]}"]
     turns += [f"question: and of the {ORDINALS[k]} image? answer: {answers[k]}" for k in range(1, count)]
-    said = " ".join(turns).removesuffix(f" {answers[-1]}")
-    return Draft(f"{' '.join(image_marks(1, count))} {said}", tuple(pictures), answers[-1])
+    dialogue = " ".join(turns).removesuffix(f" {answers[-1]}")
+    return Draft(f"{' '.join(image_marks(1, count))} {dialogue}", tuple(pictures), answers[-1])
 
 
 # --- storytelling -----------------------------------------------------------------------------------------------
 
 
 def arrivals(c: SampleRandom) -> Draft:
-    """Things come and leave, one between two pictures; the last event is to be told (after VIST)."""
+    """Things come and leave, one between two pictures; the last event is the answer (after VIST)."""
     items = c.items(1 + c.below(2))
     fresh = [kind for kind in c.shuffled(I4_KINDS) if kind not in map(kind_of, items)]
     first = c.picture(items)
@@ -91,22 +91,22 @@ def arrivals(c: SampleRandom) -> Draft:
             items = [item for item in items if item != gone]
             story.append(f"the {name_of(gone)} left.")
         pictures.append(showing(first, items))
-    told = [f"{mark} {text}" for mark, text in zip(image_marks(1, len(pictures)), story, strict=True)]
-    return Draft(" ".join(told).removesuffix(f" {story[-1]}"), tuple(pictures), story[-1])
+    marked = [f"{mark} {text}" for mark, text in zip(image_marks(1, len(pictures)), story, strict=True)]
+    return Draft(" ".join(marked).removesuffix(f" {story[-1]}"), tuple(pictures), story[-1])
 
 
 def journey(c: SampleRandom) -> Draft:
-    """One thing goes from place to place, another stands still; the last move is to be told (after FlintstonesSV)."""
+    """One thing goes from place to place, another stands still; the last move is the answer (after FlintstonesSV)."""
     cells = c.shuffled(range(9))
     hero, other = (c.item(kind, c.pick(COLOURS), 0, 3) for kind in c.some(I4_KINDS, 2))
     other = replace(other, cell=cells.pop())
     first = c.picture([hero, other], 3)
     path = cells[: 3 + c.below(2)]
     pictures = [showing(first, [replace(hero, cell=cell), other]) for cell in path]
-    said = [f"the {name_of(hero)} is at the {POSITIONS[3][path[0]]}."]
-    said += [f"it goes to the {POSITIONS[3][cell]}." for cell in path[1:]]
-    told = [f"{mark} {text}" for mark, text in zip(image_marks(1, len(path)), said, strict=True)]
-    return Draft(" ".join(told).removesuffix(f" {said[-1]}"), tuple(pictures), said[-1])
+    sentences = [f"the {name_of(hero)} is at the {POSITIONS[3][path[0]]}."]
+    sentences += [f"it goes to the {POSITIONS[3][cell]}." for cell in path[1:]]
+    marked = [f"{mark} {text}" for mark, text in zip(image_marks(1, len(path)), sentences, strict=True)]
+    return Draft(" ".join(marked).removesuffix(f" {sentences[-1]}"), tuple(pictures), sentences[-1])
 
 
 # --- relations --------------------------------------------------------------------------------------------------
@@ -179,11 +179,11 @@ def caption_cloze(c: SampleRandom) -> Draft:
     missing = c.below(count)
     kinds, colours = c.some(I4_KINDS, count + 1), [c.pick(COLOURS) for _ in range(count)]
     wrong = c.pick([colour for colour in COLOURS if colour != colours[missing]])
-    said = [with_article(f"{colour} {kind}") for kind, colour in zip(kinds, colours, strict=False)]
+    sentences = [with_article(f"{colour} {kind}") for kind, colour in zip(kinds, colours, strict=False)]
     choices = [with_article(f"{x} {k}") for x in (colours[missing], wrong) for k in (kinds[missing], kinds[-1])]
     pictures = tuple(c.alone(kind, colour) for kind, colour in zip(kinds, colours, strict=False))
-    told = [f"{mark} {'unknown' if k == missing else said[k]}." for k, mark in enumerate(image_marks(1, count))]
-    return Draft(" ".join(told), pictures, said[missing], tuple(c.shuffled(choices)))
+    marked = [f"{mark} {'unknown' if k == missing else sentences[k]}." for k, mark in enumerate(image_marks(1, count))]
+    return Draft(" ".join(marked), pictures, sentences[missing], tuple(c.shuffled(choices)))
 
 
 # --- knowledge --------------------------------------------------------------------------------------------------

@@ -29,11 +29,12 @@ KEEPER_QUESTION = "who keeps it?"
 
 
 def ask(slices: Sequence[Slice], text: str, answer: str, choices: Sequence[str]) -> Document:
+    """The slices, then a question with its answer."""
     return Document((*slices, question(text, *text.split())), answer=answer, choices=tuple(choices))
 
 
 def _presence(album: Album, rng: np.random.Generator) -> Document:
-    """Balanced; what is absent is of the same kind as something shown (adversarial, as POPE's)."""
+    """Balanced; an absent thing is of the same kind as one in the picture (adversarial, as POPE's)."""
     things = draw_things(int(rng.integers(1, 3)), rng)
     word = things[rng.integers(len(things))].word
     answer = ("yes", "no")[rng.integers(2)]
@@ -51,16 +52,16 @@ def _colour(album: Album, rng: np.random.Generator) -> Document:
 
 def _what(album: Album, rng: np.random.Generator) -> Document:
     things = draw_things(int(rng.integers(1, 3)), rng)
-    shown = view(things, rng)
+    picture = view(things, rng)
     k = rng.integers(len(things))
-    return ask([album.add(shown)], f"what is {shown.sides()[k]}?", things[k].word, STORY_WORDS)
+    return ask([album.add(picture)], f"what is {picture.sides()[k]}?", things[k].word, STORY_WORDS)
 
 
 def _where(album: Album, rng: np.random.Generator) -> Document:
     things = draw_things(int(rng.integers(1, 3)), rng)
-    shown = view(things, rng)
+    picture = view(things, rng)
     k = rng.integers(len(things))
-    return ask([album.add(shown)], f"where is the {things[k].word}?", shown.sides()[k], SIDES)
+    return ask([album.add(picture)], f"where is the {things[k].word}?", picture.sides()[k], SIDES)
 
 
 def _either(album: Album, rng: np.random.Generator) -> Document:
@@ -73,6 +74,7 @@ def _several(album: Album, rng: np.random.Generator) -> Document:
 
 
 def colour_of_one(things: Sequence[Thing], at: int, album: Album, rng: np.random.Generator) -> Document:
+    """One picture per thing, and a question on the colour of things[at]."""
     pictures = [album.add(view([t], rng)) for t in things]
     return ask(pictures, f"what colour is the {things[at].word}?", things[at].colour, COLOURS)
 
@@ -91,6 +93,7 @@ def _reference(album: Album, rng: np.random.Generator) -> Document:
 
 
 def twin_questions(album: Album, rng: np.random.Generator) -> list[Document]:
+    """Two near-twin pictures with one question of two answers: each is right for one of them."""
     a, b = draw_things(2, rng)
     change = rng.integers(3)
     if change == 0:  # colour

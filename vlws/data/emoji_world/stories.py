@@ -49,7 +49,7 @@ LAST_QUESTION = "what now?"
 class Story:
     """Four pictures of one thing each, and the side on which the first stands at last.
 
-    The first takes the colour of the second, the third that of the fourth. `forms`: how each event is told.
+    The first takes the colour of the second, the third that of the fourth. `forms`: the sentence of each event.
     """
 
     things: tuple[Thing, Thing, Thing, Thing]
@@ -69,10 +69,10 @@ class Story:
     def sentences(self) -> list[Slice]:
         """The five sentences: kinds of the first and third, words (no colours) of the second and fourth, a side."""
         first, second, third, fourth = self.things
-        told = [KIND_OF[first.word], second.word, KIND_OF[third.word], fourth.word, self.side]
+        words = [KIND_OF[first.word], second.word, KIND_OF[third.word], fourth.word, self.side]
         return [
             statement(SENTENCES[e][form].format(word), word, f"event {e} {word}")
-            for e, (form, word) in enumerate(zip(self.forms, told, strict=True))
+            for e, (form, word) in enumerate(zip(self.forms, words, strict=True))
         ]
 
 
@@ -95,7 +95,7 @@ TWINS = ("first word", "third word", "second colour", "fourth colour", "side")
 
 
 def near_twin(story: Story, seed: int, change: str | None = None) -> Story:
-    """The story with one attribute changed (one of TWINS) and told in other words; only the side is told in words."""
+    """The story with one attribute changed (one of TWINS), in other words; only the side stands in the words."""
     rng = np.random.default_rng(seed)
     change = TWINS[rng.integers(len(TWINS))] if change is None else change
     if change not in TWINS:
@@ -124,11 +124,13 @@ def retold(story: Story, seed: int) -> Story:
     return replace(story, forms=forms, cells=tuple(rng.integers(4, size=4).tolist()), row=int(rng.integers(2)))
 
 
-def tell(story: Story, pictures: Sequence[Slice], shown: Sequence[bool], said: Sequence[bool]) -> list[Slice]:
-    """sentence 1, picture 1, sentence 2, ...: of the first four events what is shown and said, of the last what is."""
+def tell(
+    story: Story, pictures: Sequence[Slice], with_picture: Sequence[bool], with_sentence: Sequence[bool]
+) -> list[Slice]:
+    """Sentence 1, picture 1, sentence 2, ...: of each event those slices for which the two lists hold True."""
     slices = []
     for e, (sentence, picture) in enumerate(zip(story.sentences(), pictures, strict=True)):
-        slices += ([sentence] if said[e] else []) + ([picture] if shown[e] else [])
+        slices += ([sentence] if with_sentence[e] else []) + ([picture] if with_picture[e] else [])
     return slices
 
 
@@ -141,8 +143,8 @@ def corpus(n: int, seed: int, mix: dict[str, float] | None = None, lone: bool = 
     """n training documents; stories in groups of four: a story, a near-twin, a retelling and another story.
 
     story: half with all sentences and four pictures, one in four without pictures, one in four with each of the first
-        four events shown, said, or both; then the question what the last picture shows. Its `lone` slice is that
-        picture.
+        four events as picture, sentence, or both; then the question what the last picture shows. Its `lone` slice is
+        that picture.
     pair: a picture and its caption; the `lone` slice is the caption.
     question: a picture (or several, or a reference and a picture) and a question with its answer.
     """
@@ -158,9 +160,9 @@ def corpus(n: int, seed: int, mix: dict[str, float] | None = None, lone: bool = 
             group = [another, retold(one, k), near_twin(one, k), one]
         documents.append(_story_document(group.pop(), album, rng, lone))
     for _ in range(counts.get("pair", 0)):
-        shown = view(draw_things(int(rng.integers(1, 3)), rng), rng)
-        said = caption(shown, int(rng.integers(len(CAPTIONS))))
-        documents.append(Document((album.add(shown), said), lone=replace(said, supervised=False) if lone else None))
+        picture = view(draw_things(int(rng.integers(1, 3)), rng), rng)
+        text = caption(picture, int(rng.integers(len(CAPTIONS))))
+        documents.append(Document((album.add(picture), text), lone=replace(text, supervised=False) if lone else None))
     makers = tuple(QUESTIONS.values())
     for k in range(counts["question"]):
         documents.append(makers[k % len(makers)](album, rng))
@@ -171,12 +173,12 @@ def corpus(n: int, seed: int, mix: dict[str, float] | None = None, lone: bool = 
 def _story_document(story: Story, album: Album, rng: np.random.Generator, lone: bool) -> Document:
     views = story.views()
     form = rng.integers(4)
-    shown, said = [form != 2] * 4 + [False], [True] * EVENTS
+    with_picture, with_sentence = [form != 2] * 4 + [False], [True] * EVENTS
     if form == 3:
-        how = rng.integers(3, size=4)  # shown, said, both
-        shown, said = [*(how != 1), False], [*(how != 0), True]
-    pictures = [album.add(v) if s else Slice() for v, s in zip(views, shown, strict=True)]
+        how = rng.integers(3, size=4)  # picture, sentence, both
+        with_picture, with_sentence = [*(how != 1), False], [*(how != 0), True]
+    pictures = [album.add(v) if s else Slice() for v, s in zip(views, with_picture, strict=True)]
     asked = question(LAST_QUESTION, "question")
     last = album.add(views[-1]) if lone else None
-    slices = (*tell(story, pictures, shown, said), asked)
+    slices = (*tell(story, pictures, with_picture, with_sentence), asked)
     return Document(slices, answer=phrase(views[-1]), lone=last)

@@ -59,10 +59,11 @@ class View:
     cells: tuple[int, ...]
 
     def sides(self) -> tuple[str, ...]:
+        """ "left" or "right" of each thing."""
         return tuple(SIDES[cell % 2] for cell in self.cells)
 
     def features(self) -> tuple[str, ...]:
-        """What there is to know of the picture, from coarse to fine: word, word and colour, and with its side."""
+        """The facts that the picture shows, coarse to fine: each thing's word, with its colour, and with its side."""
         placed = zip(self.things, self.sides(), strict=True)
         return tuple(f for t, s in placed for f in (t.word, str(t), f"{t} {s}"))
 
@@ -74,14 +75,14 @@ def view(things: Sequence[Thing], rng: np.random.Generator) -> View:
 
 
 def render(views: Sequence[View], seed: int) -> np.ndarray:
-    """Views -> "n 32 32 3" uint8; pose and ground are drawn from `seed`."""
+    """Views -> "n 32 32 3" uint8; pose and background are drawn from `seed`."""
     grounds = scenes.sample(len(views), seed, muted=True)
     poses = np.random.default_rng(seed).integers(0, [5, 5, 3, 3], size=(len(views), 2, 4))
     made = []
-    for shown, ground, pose in zip(views, grounds, poses, strict=True):
+    for picture, ground, pose in zip(views, grounds, poses, strict=True):
         items = [
             scenes.Item(sprite(t.word), cell, 24 + a, 3 * b - 6, y - 1, x - 1, scenes.TINT_NAMES.index(t.colour))
-            for t, cell, (a, b, y, x) in zip(shown.things, shown.cells, pose.tolist(), strict=False)
+            for t, cell, (a, b, y, x) in zip(picture.things, picture.cells, pose.tolist(), strict=False)
         ]
         made.append(scenes.Scene(tuple(items), ground.background))
     return renderer.render(made, SIZE)
@@ -94,11 +95,13 @@ class Album:
     seed: int
     views: list[View] = field(default_factory=list)
 
-    def add(self, shown: View) -> Slice:
-        self.views.append(shown)
-        return Slice(image=len(self.views) - 1, features=shown.features())
+    def add(self, picture: View) -> Slice:
+        """Take up a view; the slice that stands for its picture."""
+        self.views.append(picture)
+        return Slice(image=len(self.views) - 1, features=picture.features())
 
     def render(self) -> np.ndarray:
+        """All pictures, "n 32 32 3" uint8 RGB."""
         return render(self.views, self.seed)
 
 
@@ -113,6 +116,7 @@ def question(text: str, *features: str) -> Slice:
 
 
 def draw_thing(rng: np.random.Generator, without: Sequence[str] = ()) -> Thing:
+    """A thing in a random colour; its word is none of `without`."""
     words = [w for w in STORY_WORDS if w not in without]
     return Thing(words[rng.integers(len(words))], COLOURS[rng.integers(len(COLOURS))])
 
@@ -124,18 +128,19 @@ def draw_things(n: int, rng: np.random.Generator) -> list[Thing]:
 
 
 def pick_other(options: Sequence[str], but: str, rng: np.random.Generator) -> str:
+    """One of the options that are not `but`."""
     rest = [o for o in options if o != but]
     return rest[rng.integers(len(rest))]
 
 
-def phrase(shown: View) -> str:
+def phrase(picture: View) -> str:
     """ "a red cat", "a red cat left of a blue rose"."""
-    return " left of ".join(with_article(str(t)) for t in shown.things)
+    return " left of ".join(with_article(str(t)) for t in picture.things)
 
 
 CAPTIONS = ("{}.", "here is {}.", "we see {}.", "this shows {}.", "look at {}.")
 
 
-def caption(shown: View, form: int) -> Slice:
+def caption(picture: View, form: int) -> Slice:
     """A full description of a picture, in one of len(CAPTIONS) forms."""
-    return statement(CAPTIONS[form].format(phrase(shown)), *shown.features())
+    return statement(CAPTIONS[form].format(phrase(picture)), *picture.features())

@@ -35,8 +35,8 @@ class RetrievalSplit(Pictured):
     """VIST's protocol: which of all pictures of all stories is the last of this one?
 
     Attributes:
-        captions, interleaved: a query a story: five sentences (5c), or sentence 1, picture 1, ... sentence 5 (5c+4i).
-        pool: one-picture documents, five a story, in order; `images` are theirs.
+        captions, interleaved: one query per story: five sentences (5c), or these and four pictures (5c+4i).
+        pool: one-picture documents, five per story, in order; `images` are theirs.
         target: "story" index into the pool. seen: "story 4", the pool's pictures that an interleaved query shows.
     """
 
@@ -81,8 +81,8 @@ def pair_set(n: int, seed: int) -> PairSet:
     rng = np.random.default_rng(seed)
     album, views = Album(seed), {}
     while len(views) < n:
-        shown = view(draw_things(2, rng), rng)
-        views.setdefault(phrase(shown), shown)
+        picture = view(draw_things(2, rng), rng)
+        views.setdefault(phrase(picture), picture)
     pictures = tuple(Document((album.add(v),)) for v in views.values())
     texts = tuple(Document((caption(v, int(rng.integers(len(CAPTIONS)))),)) for v in views.values())
     return PairSet(pictures, texts, album)
@@ -98,9 +98,9 @@ def winoground(n: int, seed: int) -> PairSet:
         other = (Thing(a.word, b.colour), Thing(b.word, a.colour)) if k % 2 else (b, a)
         form = int(rng.integers(len(CAPTIONS)))
         for things in ((a, b), other):
-            shown = view(things, rng)
-            pictures.append(Document((album.add(shown),)))
-            texts.append(Document((caption(shown, form),)))
+            picture = view(things, rng)
+            pictures.append(Document((album.add(picture),)))
+            texts.append(Document((caption(picture, form),)))
     return PairSet(tuple(pictures), tuple(texts), album)
 
 
@@ -133,7 +133,7 @@ def positions(n: int, seed: int, length: int = 6) -> Documents:
 
 
 def story_questions(n: int, seed: int) -> Documents:
-    """n stories told with all sentences and four pictures, and the question what the last picture shows."""
+    """n stories with all sentences and four pictures, and the question what the last picture shows."""
     album, documents = Album(seed), []
     for story in sample(n, seed):
         pictures = [album.add(v) for v in story.views()[:4]] + [Slice()]
@@ -160,7 +160,7 @@ class SequencePairs(Pictured):
 
 
 def sequence_pairs(n: int, seed: int) -> SequencePairs:
-    """n pairs of sequences of 3 to 6 events, each told by a picture or by its caption, equally many a relation."""
+    """n pairs of sequences of 3 to 6 events, each a picture or its caption, equally many per relation."""
     rng, album = np.random.default_rng(seed), Album(seed)
     documents, truth = [], []
     for k in range(n):
@@ -190,8 +190,8 @@ def sequence_pairs(n: int, seed: int) -> SequencePairs:
 def _sequence(things: Sequence[Thing], album: Album, rng: np.random.Generator) -> Document:
     slices = []
     for thing in things:
-        shown, form = view([thing], rng), int(rng.integers(len(CAPTIONS)))
-        slices.append(album.add(shown) if rng.integers(2) else caption(shown, form))
+        picture, form = view([thing], rng), int(rng.integers(len(CAPTIONS)))
+        slices.append(album.add(picture) if rng.integers(2) else caption(picture, form))
     return Document(tuple(slices))
 
 
