@@ -25,6 +25,7 @@ from vlws.models.experts import SliceEmbeddings, encoder_experts, latent_experts
 from vlws.models.families import adapt, load_mllm
 from vlws.models.interleave import Reader
 from vlws.train import Diverged
+from vlws_kernels import gak
 
 
 def random_slices(n: int, seed: int = 0, dim: int = 8) -> SliceEmbeddings:
@@ -171,11 +172,9 @@ def test_overrides_one_slice_is_its_cosine_and_one_sample_is_one():
     assert found[0, 2] == found[1, 3] == 1
     assert 0 <= found[2, 3] < 1
     s = math.exp(-float(distance[0, 3]) / 2 / 0.7**2)  # Theorem 3: without the override, s / (2 - s), sigma = delta
-    assert sugar._kernels(distance[:1, 3:4, None, None].expand(1, 1, 1, 1), torch.tensor([1]), "gak", 0.7).shape == (
-        1,
-        1,
-    )
-    assert kappa(float(distance[0, 3]), 0.7) == pytest.approx(s / (2 - s))
+    blank, length = torch.zeros(1, 1, 1), torch.tensor([1])
+    found = gak(blank, blank, length, length, 0.7, normalize=False, distance=distance[None, None, :1, 3:4])
+    assert float(found) == pytest.approx(s / (2 - s), rel=1e-5)
 
 
 def test_clamped_values_are_counted():
@@ -356,8 +355,6 @@ def test_a_draw_names_the_slices_of_its_prefixes(small, corpus, embedded):
 
 def test_step_labels_are_those_of_whole_sequences_given_to_the_kernel(small, corpus, embedded):
     """The table of shared distances and the one call for all K(x,x), against the kernel on the slices themselves."""
-    from vlws_kernels import gak
-
     draw = slice_ends.draw_steps(corpus, 1, 16, small.reader)[0]
     found = sugar.step_labels(draw, embedded).matrix
     index = torch.nn.utils.rnn.pad_sequence(list(draw.prefixes), batch_first=True)
