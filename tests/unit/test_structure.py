@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"vlws": ROOT / "vlws", "vlws_kernels": ROOT / "kernels" / "vlws_kernels", "backbones": ROOT / "backbones"}
 MAX_LINES = 350
-LONGER: dict[str, str] = {}  # file -> why it is longer than MAX_LINES
+LONGER = {  # file -> why it is longer than MAX_LINES
+    "backbones.blip2_emoji": "four stages of training, each with its data and its loss, read from start to end",
+}
 
 # what the modules of each room may import, beside their own room and BASE; the first room that fits counts
 BASE = ("vlws.errors", "vlws.files", "vlws.paths", "vlws.fingerprint", "vlws.stats", "vlws.mime")

@@ -35,12 +35,7 @@ Preset = Annotated[str, typer.Option(help="cpu (the notebooks' literals), test, 
 Params = Annotated[
     list[str] | None, typer.Option("-p", "--param", metavar="NAME=VALUE", help="A parameter; may be repeated.")
 ]
-Jobs = Annotated[
-    int,
-    typer.Option(
-        "-j", "--jobs", help="How many notebooks at once; each spreads its seeds over its share of the cores."
-    ),
-]
+Jobs = Annotated[int, typer.Option("-j", "--jobs", help="How many notebooks at once; each has its share of the cores.")]
 Force = Annotated[bool, typer.Option("--force", help="Run again what has finished and has not changed.")]
 Timeout = Annotated[float | None, typer.Option(help="Seconds after which a run is stopped.", show_default=False)]
 Parsl = Annotated[
