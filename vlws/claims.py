@@ -182,7 +182,7 @@ class ChapterClaims:
         rows, text = [], []
         for claim in self.claims.values():
             m = self.measures.get(claim.id)
-            after = badge(corrected[m.id]) if m else ""
+            after = escape(corrected[m.id]) if m and m.verdict in JUDGED else ""
             rows.append([*_measure_row(m), after] if m else [*_claim_row(claim), "–", "not measured", ""])
             text.append(repr(m) if m else f"{claim.id}: not measured")
         return Shown(display.html_table(["claim", "paper", "measured", "verdict", "after Holm"], rows), "\n".join(text))

@@ -21,8 +21,9 @@ def query(sql: str) -> tuple[list[str], list[tuple]]:
         | {"first_error": "JSON"},
         "measures": dict.fromkeys(("id", "says", "where", "metric", "unit"), text)
         | {"paper": number, "direction": text, "threshold": number, "tolerance": number, "value": number}
-        | {"low": number, "high": number, "n_seeds": flag, "n_replicates": flag}
-        | dict.fromkeys(("verdict", "why", "preset"), text),
+        | {"low": number, "high": number, "p": number, "n_seeds": flag, "n_replicates": flag}
+        | dict.fromkeys(("verdict", "why", "preset", "per", "by_construction", "reported"), text)
+        | {"values": "DOUBLE[]"},
     }
     run_id = "parse_path(filename)[-2] AS run_id"
     for table, types in columns.items():
