@@ -20,6 +20,7 @@ from vlws.claims_file import Claim, Gate, load
 from vlws.display import Shown, count, escape, muted, number
 from vlws.errors import InputError
 from vlws.verdicts import (
+    JUDGED,
     OPPOSED,
     SUPPORTED,
     badge,

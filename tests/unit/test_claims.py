@@ -281,3 +281,12 @@ def test_chapters_without_a_claims_file_are_refused(workspace):
         claims.open_chapter("07")
     with pytest.raises(InputError, match="cannot be read"):
         claims.load(workspace / "absent.yaml")
+
+
+def test_the_table_shows_the_verdict_after_holm_where_a_claim_was_judged(chapter):
+    chapter.claims["04.C2"] = stated(id="04.C2", reported="a time")
+    chapter.measure("04.C1", [0.2, 0.21, 0.19])
+    chapter.measure("04.C2", [0.2, 0.21, 0.19])
+    html = chapter.verdicts().html
+    assert html.count(">supported<") == 1  # after Holm; the verdict itself is a badge with a sign
+    assert "· reported" in html
