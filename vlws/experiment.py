@@ -92,7 +92,7 @@ class Grid:
         if "IPython" in sys.modules:
             from IPython.display import publish_display_data
 
-            record = {"name": self.name, "seeds": list(self.seeds), "arms": self.scalars()}
+            record: dict[str, Any] = {"name": self.name, "seeds": list(self.seeds), "arms": self.scalars()}
             record |= {"seconds": round(self.seconds, 1), "code": self.code}
             publish_display_data({mime.ARMS: record, "text/plain": f"{self.name}: {', '.join(self.arms)}"})
 
