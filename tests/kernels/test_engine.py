@@ -117,7 +117,7 @@ def test_generated_code_is_the_known_one(form: tuple, monkeypatch: pytest.Monkey
 
 
 @needs_compiler
-@pytest.mark.parametrize(("rule", "dim"), [("soft", 2), ("dtw", 2), ("soft", 32)])
+@pytest.mark.parametrize(("rule", "dim"), [("dtw", 2), ("soft", 32)])
 def test_scalar_code_is_that_of_the_lanes(rule: str, dim: int) -> None:
     """With one lane the code is plain scalar C, as CUDA needs it; compiled for the CPU it gives the same values."""
     x = torch.randn(7, 8, dim, generator=torch.Generator().manual_seed(1))
@@ -128,7 +128,9 @@ def test_scalar_code_is_that_of_the_lanes(rule: str, dim: int) -> None:
     variables["scale"] = torch.full((7, 1), keops.LOG2E / 0.5)
     value = keops.align(rule, variables, 8, 8, dim, 1)
     value = value if rule == "dtw" else -0.5 * value
-    expected = vk.dtw(x, x[:1]) if rule == "dtw" else vk.soft_dtw(x, x[:1], gamma=0.5)
+    expected = (
+        vk.dtw(x, x[:1], engine="reference") if rule == "dtw" else vk.soft_dtw(x, x[:1], gamma=0.5, engine="reference")
+    )
     torch.testing.assert_close(value.float(), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -17,6 +17,10 @@ ENGINES = [
     "reference",
 ]
 
+# KeOps compiles each number of candidates, dim and dtype for seconds: tests of float64 share these, at dim 3.
+K = 7
+CANDIDATES = K + reductions.SPARE
+
 
 def points(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
@@ -26,8 +30,8 @@ def points(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> torch.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_knn_is_sklearns(engine: str, dtype: torch.dtype) -> None:
     x, y = points(0, 70, 3, dtype=dtype) + 5, points(1, 90, 3, dtype=dtype) + 5
-    expected = NearestNeighbors(n_neighbors=7, algorithm="brute").fit(y.double().numpy()).kneighbors(x.double().numpy())
-    distances, indices = vk.knn(x, y, 7, engine=engine)
+    expected = NearestNeighbors(n_neighbors=K, algorithm="brute").fit(y.double().numpy()).kneighbors(x.double().numpy())
+    distances, indices = vk.knn(x, y, K, engine=engine)
     assert indices.tolist() == expected[1].tolist()
     torch.testing.assert_close(distances.double(), torch.tensor(expected[0]), rtol=1e-5, atol=1e-6)
 
@@ -45,9 +49,9 @@ def test_knn_far_from_the_origin(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_all_neighbours_and_one(engine: str) -> None:
-    x, y = points(3, 9, 3), points(4, 5, 3)
-    distances, indices = vk.knn(x, y, 5, engine=engine)
-    assert torch.equal(indices.sort(1).values, torch.arange(5).expand(9, 5))
+    x, y = points(3, 9, 3), points(4, CANDIDATES, 3)
+    distances, indices = vk.knn(x, y, CANDIDATES, engine=engine)
+    assert torch.equal(indices.sort(1).values, torch.arange(CANDIDATES).expand(9, CANDIDATES))
     assert bool((distances.diff(dim=1) >= 0).all())
     nearest, code = vk.nearest_code(x, y, engine=engine)
     assert torch.equal(code, indices[:, 0])
@@ -128,7 +132,8 @@ def test_gradients(engine: str) -> None:
     x, y = points(11, 5, 3).requires_grad_(), points(12, 5, 3).requires_grad_()
     temperature = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     check = torch.autograd.gradcheck
-    assert check(lambda x, y: vk.knn(x, y, 2, engine=engine)[0], (x, y))
+    others = points(16, CANDIDATES + 1, 3).requires_grad_()
+    assert check(lambda x, y: vk.knn(x, y, K, engine=engine)[0], (x, others))
     assert check(lambda x, y, t: vk.info_nce(x, y, t, engine=engine), (x, y, temperature))
     assert check(lambda x, y: vk.mmd(x, y, [1.0, 2.0], engine=engine), (x, y))
     assert check(lambda x, y: vk.max_sim(x[None], y[None], engine=engine), (x, y))
@@ -141,8 +146,8 @@ def test_gradient_tile_by_tile(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_kmeans(engine: str) -> None:
-    centres = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]], dtype=torch.float64)
-    x = (centres[:, None] + 0.3 * points(13, 3, 40, 2)).reshape(-1, 2)
+    centres = torch.tensor([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0], [0.0, 9.0, 0.0]], dtype=torch.float64)
+    x = (centres[:, None] + 0.3 * points(13, 3, 40, 3)).reshape(-1, 3)
     found, labels, inertia = vk.kmeans(x, 3, seed=1, engine=engine)
     expected = KMeans(3, n_init=5, random_state=0).fit(x.numpy())
     assert inertia == pytest.approx(expected.inertia_, rel=1e-6)
