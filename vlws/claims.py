@@ -37,7 +37,7 @@ from vlws.verdicts import (
 class Measure:
     """A claim with what was measured: estimate, 95 % interval, p value against the threshold, verdict and its reason.
 
-    A notebook shows it as a row; its plain text holds no number. `low`, `high` and `p` are None where nothing tells the
+    A notebook shows it in a line (`ChapterClaims.verdicts` has the table); its plain text holds no number. `low`, `high` and `p` are None where nothing tells the
     noise; `value` too where nothing was measured, and `why` then says why. `values`: of each seed. `item_se`: each
     seed's standard error over its items; `replicates` "replicate seed" where the seeds share their items.
     """
@@ -90,7 +90,8 @@ class Measure:
         return f"{self.id}: {self.metric}"
 
     def _repr_html_(self) -> str:
-        return display.html_table(["claim", "paper", "measured", "verdict"], [_measure_row(self)])
+        value = "–" if self.value is None else f"<b>{number(self.value)}</b>{_interval(self)} {escape(self.unit)}"
+        return f"<div><b>{escape(self.id)}</b> {value} {badge(self.verdict)} {muted(self.why)}</div>"
 
 
 @dataclass
@@ -259,8 +260,11 @@ def _claim_row(claim: Claim | Measure) -> list[str]:
     return [says, f"{number(claim.paper)}{muted(claim.where)}"]
 
 
+def _interval(m: Measure) -> str:
+    return "" if m.low is None else f" [{number(m.low)}, {number(m.high)}]"
+
+
 def _measure_row(m: Measure) -> list[str]:
-    interval = f" [{number(m.low)}, {number(m.high)}]" if m.low is not None else ""
     unit = f"{m.unit}, {count(m.n_seeds, m.per)}; wanted {criterion(m)}"
-    measured = f'<span style="white-space:nowrap"><b>{number(m.value)}</b>{interval}</span>{strip(m)}{muted(unit)}'
+    measured = f'<span style="white-space:nowrap"><b>{number(m.value)}</b>{_interval(m)}</span>{strip(m)}{muted(unit)}'
     return [*_claim_row(m), "–" if m.value is None else measured, badge(m.verdict) + muted(m.why)]

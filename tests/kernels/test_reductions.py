@@ -19,7 +19,7 @@ ENGINES = [
 
 # KeOps compiles each number of candidates, dim and dtype for seconds: tests of float64 share these, at dim 3.
 K = 7
-CANDIDATES = K + reductions.SPARE
+CANDIDATES = K + neighbours.SPARE
 
 
 def points(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:

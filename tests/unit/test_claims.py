@@ -114,7 +114,7 @@ def test_what_was_not_measured_has_a_reason_and_no_figure(chapter):
     m = chapter.measure("04.C1", None, unmet="trained in the full run only")
     assert (m.value, m.low, m.high, m.n_seeds, m.n_replicates) == (None, None, None, 0, 0)
     assert (m.verdict, m.why) == ("not at this scale", "trained in the full run only")
-    assert "<td" in m._repr_html_()
+    assert "– not at this scale" in m._repr_html_()
     assert "–" in m._repr_html_()
     with pytest.raises(InputError, match=r"04\.C1 was given"):
         chapter.measure("04.C1", None)
