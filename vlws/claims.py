@@ -37,9 +37,10 @@ from vlws.verdicts import (
 class Measure:
     """A claim with what was measured: estimate, 95 % interval, p value against the threshold, verdict and its reason.
 
-    A notebook shows it in a line (`ChapterClaims.verdicts` has the table); its plain text holds no number. `low`, `high` and `p` are None where nothing tells the
-    noise; `value` too where nothing was measured, and `why` then says why. `values`: of each seed. `item_se`: each
-    seed's standard error over its items; `replicates` "replicate seed" where the seeds share their items.
+    A notebook shows it in a line (`ChapterClaims.verdicts` has the table); its plain text holds no number. `low`,
+    `high` and `p` are None where nothing tells the noise; `value` too where nothing was measured, and `why` then says
+    why. `values`: of each seed. `item_se`: each seed's standard error over its items; `replicates` "replicate seed"
+    where the seeds share their items.
     """
 
     id: str
