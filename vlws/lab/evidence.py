@@ -77,7 +77,12 @@ def rows_of(
     return [
         Row(
             **{name: value for name, value in m.items() if name in known}
-            | {"chapter": slug[:2], "slug": slug, "seeds": m.get("n_seeds") or 0, "holm": corrected[m["id"]]}
+            | {
+                "chapter": slug[:2],
+                "slug": slug,
+                "seeds": m.get("n_seeds") or 0,
+                "holm": corrected[m["id"]] if m.get("p") is not None else "",
+            }
             | {"stale": old, "anchor": anchor, **said}
         )
         for m in measures
