@@ -219,7 +219,7 @@ def test_a_drifting_figure_fails_where_figures_are_compared(chapter):
     def change(book):
         for output in _outputs(book):
             measure = output.get("data", {}).get(nbval_plugin.MEASURE)
-            if measure and measure["value"] is not None:
+            if measure and measure["low"] is not None:
                 measure["value"] += 10 * (measure["high"] - measure["low"])
 
     result = chapter(change, VLWS_COMPARE_FIGURES="1")

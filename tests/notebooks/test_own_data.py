@@ -74,7 +74,7 @@ def test_a_broken_picture_is_refused_before_any_work(tmp_path, run, pictures):
     assert result.returncode == 1
     assert "003.png is no picture that can be read" in result.stderr
     assert record["status"] == "failed"
-    assert record["first_error"]["cell"] <= 3  # the set-up
+    assert record["first_error"]["cell"] <= 4  # the set-up
 
 
 @pytest.mark.slow
