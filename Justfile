@@ -56,7 +56,7 @@ claims *ARGS: setup
 # lint, types and every test but nbval's (`just test -k knn` for some); each notebook runs once, at preset test
 [group('check')]
 test *ARGS: setup check
-    @{{ bin }}/pytest -n 2 --dist loadgroup -m "not literals" {{ ARGS }}
+    @{{ bin }}/pytest -n 2 --dist loadfile -m "not literals" {{ ARGS }}
 
 # execute every notebook at its own literals and compare texts and measured figures with what is committed
 [group('check')]
