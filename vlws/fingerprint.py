@@ -220,11 +220,17 @@ def _is_ours(module: str) -> bool:
 
 @cache
 def _file(module: str) -> Path | None:
-    try:
-        spec = find_spec(module)
-    except (ImportError, ValueError):
+    """The source file of a module, found without importing anything (`find_spec` would import its parents)."""
+    top, *rest = module.split(".")
+    spec = find_spec(top)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+    path = Path(spec.origin)
+    if not rest:
+        return path
+    found = path.parent.joinpath(*rest)
+    candidates = (found / "__init__.py", found.with_name(f"{found.name}.py"))
+    return next((file for file in candidates if path.name == "__init__.py" and file.is_file()), None)
 
 
 def module_source(module: str) -> bytes:

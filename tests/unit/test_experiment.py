@@ -92,6 +92,18 @@ def test_another_number_of_seeds_computes_only_the_new_cells(tmp_path):
         run(5, pictures)
 
 
+def test_code_is_fingerprinted_without_importing_it():
+    """KeOps, once imported, prints to stdout, where a command's JSON stands alone."""
+    code = (
+        "import sys; from vlws import fingerprint\n"
+        "found = fingerprint.reached({'vlws_kernels', 'vlws.methods.sugar'})\n"
+        "assert {'vlws_kernels.ops', 'vlws.models.hub'} <= found\n"
+        "print(*{'keopscore', 'pykeops', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
 def test_seconds_are_those_of_the_cells_also_when_they_are_read(tmp_path):
     first = experiment.grid(draw, ["a"], 2, name="t", workers=1)
     again = experiment.grid(draw, ["a"], 2, name="t", workers=1)
