@@ -147,6 +147,8 @@ def _outputs(code: list[dict]) -> list[str]:
                 problems.append(f"{where} ends in {output['ename']}")
             if compared(cell) and output.get("name") == "stdout" and PROGRESS.search("".join(output["text"])):
                 problems.append(f"{where} prints a progress bar or a pace; these go to stderr")
+            if output.get("name") == "stdout" and "[KeOps]" in "".join(output["text"]):
+                problems.append(f"{where} holds a message of KeOps, which another machine does not print: run it again")
     return problems
 
 
@@ -291,6 +293,7 @@ BROKEN = {
         lambda b: b.cells[2].outputs.append(new_output("error", ename="E", evalue="", traceback=[])),
         "ends in E",
     ),
+    "KeOps": (output("[KeOps] Warning : CUDA libraries not found\n"), "In [2] holds a message of KeOps"),
     "progress": (output("100%|#####| 3/3 [00:01<00:00, 2.1it/s]\n"), "In [2] prints a progress bar"),
     "path in code": (
         lambda b: b.cells[2].update(source='open("/home/me/x")'),

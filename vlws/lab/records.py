@@ -140,6 +140,7 @@ KEPT = {  # file of a run -> (MIME type, key) of the outputs that it holds
     "measures.json": (mime.MEASURE, "id"),
     "gates.json": (mime.GATE, "name"),
     "arms.json": (mime.ARMS, "name"),
+    "results.json": (mime.RESULT, "name"),
 }
 
 
