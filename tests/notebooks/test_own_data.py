@@ -4,12 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 from transformers import CLIPConfig, CLIPModel
 
 from vlws.data.emoji_world.pairs import clutter_pairs
+from vlws.data.images import read_images
+from vlws.methods.cmg import CMGDetector
 from vlws.models.clip import load_clip
 
 SMALL = ["seeds=2", "train_images=64", "test_images=20", "epochs=1", "batch_size=16"]
@@ -55,14 +59,36 @@ def pictures(tmp_path_factory) -> Path:
     return root
 
 
+def kept(folder: Path, name: str) -> Path:
+    """A file of the one run below `folder`."""
+    return next((folder / "runs").glob(f"*/*/{name}"))
+
+
 @pytest.mark.slow
 def test_cmg_on_a_checkpoint_and_a_folder(tmp_path, run, checkpoint, pictures):
     result, record, notebook = run("04", *SMALL, f"backbone={checkpoint}", f"data={pictures}")
     assert result.returncode == 0, result.stderr[-4000:]
     assert record["status"] == "ok"
     assert "birds: 40 training pictures, 36 test pictures, 24 anomalous" in notebook
-    verdicts = json.loads(next((tmp_path / "runs").glob("*/*/measures.json")).read_text())
-    assert {m["verdict"] for m in verdicts} == {"not at this scale"}  # a CLIP with random weights fails the gate
+    assert json.loads(kept(tmp_path, "measures.json").read_text()) == []  # its own experiment is left out
+    results = json.loads(kept(tmp_path, "results.json").read_text())
+    assert [r["name"] for r in results] == ["image only", "CMG", "CMG − image only"]
+    assert {r["metric"] for r in results} == {"AUROC"}
+    scores = pd.read_csv(kept(tmp_path, "files/scores.csv"))
+    assert len(scores) == 36
+    found = roc_auc_score(scores["anomalous"], scores["CMG score"])
+    detector = CMGDetector.from_pretrained(kept(tmp_path, "files/detector"), load_clip(str(checkpoint), "cpu"))
+    images = read_images([Path(path) for path in scores["picture"]], 32)
+    assert abs(roc_auc_score(scores["anomalous"], detector.decision_function(images)) - found) < 0.3  # one seed of two
+
+
+@pytest.mark.slow
+def test_the_experiment_runs_beside_own_data_where_asked_for(tmp_path, run, pictures):
+    result, record, _ = run("04", *SMALL, f"data={pictures}", "own_only=false")
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert record["status"] == "ok"
+    assert json.loads(kept(tmp_path, "measures.json").read_text())
+    assert json.loads(kept(tmp_path, "results.json").read_text())
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from transformers import (
@@ -16,6 +17,8 @@ from transformers import (
 from backbones.blip2_emoji import make_processor
 from vlws.data import demon
 from vlws.data.emoji_world import i4
+from vlws.methods.cheetor import Cheetor
+from vlws.models.families import load_mllm
 from vlws.models.hub import ASSETS
 
 SMALL = ["seeds=2", "train_pairs=32", "test_pairs=20", "steps=3", "batch_size=8"]
@@ -61,8 +64,15 @@ def test_cheetor_on_a_checkpoint_and_a_folder(run, tmp_path, checkpoint, benchma
     assert record["status"] == "ok"
     assert "your folder: 3 tasks, 12 samples" in notebook
     assert "Visual Relation Inference" in notebook
-    measures = json.loads(next((tmp_path / "runs").glob("*/*/measures.json")).read_text())
-    assert {m["verdict"] for m in measures} == {"not at this scale"}  # random weights fail the gate
+    folder = next((tmp_path / "runs").glob("*/*/run.json")).parent
+    assert json.loads((folder / "measures.json").read_text()) == []  # its own experiment is left out
+    results = json.loads((folder / "results.json").read_text())
+    assert [r["name"] for r in results] == ["backbone", "Cheetor", "Cheetor − backbone"]
+    answers = pd.read_csv(folder / "files" / "answers.csv")
+    assert len(answers) == 12
+    by_task = answers.groupby("task")["Cheetor score"].mean()
+    assert abs(results[1]["value"] - 100 * by_task.mean()) < 1e-6
+    Cheetor.from_pretrained(folder / "files" / "cheetor", load_mllm(str(checkpoint), "cpu"))
 
 
 def without_a_picture(folder: Path) -> Path:

@@ -1,14 +1,17 @@
 """Chapter 01 on a reader's own checkpoint and documents, by the real command; what cannot work is refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from transformers import CLIPImageProcessorPil, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 from vlws.data.documents import write_folder
 from vlws.data.emoji_world import stories
+from vlws.methods.sugar import Sugar
 from vlws.models.families import load_mllm
 
 SMALL = ["seeds=2", "documents=64", "stories=20", "items=20", "steps=3", "batch_size=8"]
@@ -58,13 +61,28 @@ def documents(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_sugar_on_a_checkpoint_and_a_folder(run, checkpoint, documents):
+def test_sugar_on_a_checkpoint_and_a_folder(tmp_path, run, checkpoint, documents):
     result, record, notebook = run("01", *SMALL, f"backbone={checkpoint}", f"data={documents}")
     assert result.returncode == 0, result.stderr[-4000:]
     assert record["status"] == "ok"
     assert "40 documents with" in notebook
-    assert "R@5" in notebook
-    assert "Answers to the first questions kept back" in notebook
+    folder = next((tmp_path / "runs").glob("*/*/run.json")).parent
+    assert json.loads((folder / "measures.json").read_text()) == []  # its own experiment is left out
+    results = json.loads((folder / "results.json").read_text())
+    assert {r["metric"] for r in results} == {"R@1", "R@5", "ROUGE-L of answers"}
+    assert len(pd.read_csv(folder / "files" / "retrieval.csv")) == 8
+    answers = pd.read_csv(folder / "files" / "answers.csv")
+    assert list(answers) == ["question", "true answer", "before", "Sugar"]
+    Sugar.from_pretrained(folder / "files" / "sugar", load_mllm(str(checkpoint), "cpu"))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_alone_is_tried_on_the_shipped_documents(tmp_path, run, checkpoint):
+    result, record, notebook = run("01", *SMALL[1:], "seeds=1", f"backbone={checkpoint}")
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert record["status"] == "ok"
+    assert "200 documents with" in notebook
+    assert list((tmp_path / "runs").glob("*/*/files/sugar/*.safetensors"))
 
 
 @pytest.mark.slow

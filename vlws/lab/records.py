@@ -120,14 +120,15 @@ def error_of(ename: str, evalue: str, cell: int | None = None) -> dict[str, Any]
     return {"cell": cell, "ename": ename, "evalue": evalue}
 
 
-def collect(executed: Mapping[str, Any], kind: str, key: str) -> list[dict[str, Any]]:
-    """What an executed notebook's outputs carry under a MIME type; of two with the same `key`, the last."""
-    found: dict[str, dict[str, Any]] = {}
+def collect(executed: Mapping[str, Any], kind: str, *key: str) -> list[dict[str, Any]]:
+    """What an executed notebook's outputs carry under a MIME type, one or a list each; of one key the last."""
+    found: dict[tuple, dict[str, Any]] = {}
     for cell in executed["cells"]:
         for output in cell.get("outputs", []):
-            value = output.get("data", {}).get(kind)
-            if isinstance(value, dict) and key in value:
-                found[value[key]] = value
+            carried = output.get("data", {}).get(kind)
+            for value in carried if isinstance(carried, list) else [carried]:
+                if isinstance(value, dict) and set(key) <= value.keys():
+                    found[tuple(value[name] for name in key)] = value
     return list(found.values())
 
 
@@ -136,18 +137,18 @@ def collect_measures(executed: Mapping[str, Any]) -> list[dict[str, Any]]:
     return collect(executed, mime.MEASURE, "id")
 
 
-KEPT = {  # file of a run -> (MIME type, key) of the outputs that it holds
+KEPT = {  # file of a run -> (MIME type, key ...) of the outputs that it holds
     "measures.json": (mime.MEASURE, "id"),
     "gates.json": (mime.GATE, "name"),
     "arms.json": (mime.ARMS, "name"),
-    "results.json": (mime.RESULT, "name"),
+    "results.json": (mime.RESULT, "metric", "of", "name"),
 }
 
 
 def keep_data(executed: Mapping[str, Any], folder: Path) -> None:
     """Write what the outputs of an executed notebook carry into the run's folder."""
-    for file, (kind, key) in KEPT.items():
-        write_json(folder / file, collect(executed, kind, key))
+    for file, (kind, *key) in KEPT.items():
+        write_json(folder / file, collect(executed, kind, *key))
 
 
 def kept(record: Mapping[str, Any], file: str) -> list[dict[str, Any]]:
