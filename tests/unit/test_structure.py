@@ -30,6 +30,7 @@ ROOMS = {
     "vlws.claims": ("vlws.claims_file", "vlws.verdicts", "vlws.display"),
     "vlws.verdicts": ("vlws.display",),
     "vlws.experiment": ("vlws.cells",),
+    "vlws.own": ("vlws.display",),
     "vlws": (),  # train, plots, display, ...
 }
 # a room that keeps its files apart: what two of them share moves down
