@@ -52,12 +52,6 @@ def differences(measure: dict, again: dict) -> list[str]:
     return found
 
 
-def earlier_problems(measures: list[dict]) -> list[str]:
-    """Judged verdicts that are not what their intervals say."""
-    judged = [m for m in measures if m["verdict"] in verdicts.JUDGED]
-    return [m["id"] for m in judged if verdicts.verdict(m, m["low"], m["high"])[0] != m["verdict"]]
-
-
 def gate_problems(gates: list[dict], measures: list[dict], file: ClaimsFile) -> list[str]:
     """Gates as the file states them, passed where they say so, and every claim that failed one not judged."""
     found, passed = [], {}
@@ -90,7 +84,6 @@ def test_the_notebook_as_committed_holds_every_claim_and_its_verdict(slug):
     assert gate_problems(records.collect(book, *records.KEPT["gates.json"]), measures, file) == []
 
 
-EARLIER = 1  # results of this schema kept no values: their verdicts are held against their intervals alone
 RESULTS = [(result, result["slug"]) for result in evidence.published()]
 IDS = [f"{slug}-{result['run'].get('preset')}" for result, slug in RESULTS]
 
@@ -102,9 +95,6 @@ def test_published_results_are_whole_and_computed_again_from_their_values(result
     assert not {"host", "pid", "folder"} & set(run)
     file = claims.load(paths.notebooks() / "claims" / f"{slug}.yaml")
     assert {m["id"] for m in result["measures"]} == set(file.claims)
-    if result["schema"] == EARLIER:
-        assert earlier_problems(result["measures"]) == []
-        return
     assert result["schema"] == evidence.SCHEMA
     assert problems(result["measures"], file) == []
     assert gate_problems(result["gates"], result["measures"], file) == []
