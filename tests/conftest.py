@@ -145,7 +145,7 @@ def workspace_source(tmp_path_factory) -> Path:
         _record("04_cmg", "20261120T100000", "ok"),
         _record("04_cmg", "20261121T100000", "ok", overrides=["seeds"], params={"preset": "cpu", "seeds": 2}),
         _record("04_cmg", "20261121T110000", "cancelled", wall_s=None, peak_rss_mb=None),
-        _record("05_fails", "20261121T100000", "failed", first_error=error),
+        _record("05_fails", "20261121T120000", "failed", first_error=error),
     ]
     for record in records:
         folder = root / "runs" / record["slug"] / record["run_id"]

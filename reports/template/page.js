@@ -18,9 +18,10 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 
-// The claims filter: text, chapter, verdict and scale, all at once.
+// The claims filter: text, chapter and verdict, all at once; what is chosen stands in the address, after #claims.
 const form = document.querySelector("form.filters");
 if (form) {
+  const names = ["text", "chapter", "verdict"];
   const rows = [...document.querySelectorAll("#claims-table tbody tr")];
   const filter = () => {
     const want = Object.fromEntries(new FormData(form));
@@ -29,22 +30,36 @@ if (form) {
     for (const row of rows) {
       const text = row.textContent.toLowerCase();
       row.hidden = !(words.every((w) => text.includes(w)) &&
-        ["chapter", "verdict", "preset"].every((k) => !want[k] || row.dataset[k] === want[k]));
+        ["chapter", "verdict"].every((k) => !want[k] || row.dataset[k] === want[k]));
       shown += !row.hidden;
     }
-    form.querySelector("output").textContent = shown === rows.length ? `${rows.length} rows` : `${shown} of ${rows.length} rows`;
+    form.querySelector("output").textContent = shown === rows.length ? `${rows.length} claims` : `${shown} of ${rows.length} claims`;
     document.querySelector("p.none").hidden = shown > 0;
   };
-  form.addEventListener("input", filter);
-  form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(filter));
-  for (const button of document.querySelectorAll(".counts button")) button.addEventListener("click", () => {
-    form.reset();
-    form.elements.verdict.value = button.dataset.verdict;
+  const remember = () => {
+    filter();
+    const chosen = names.filter((k) => form.elements[k].value).map((k) => `${k}=${encodeURIComponent(form.elements[k].value)}`);
+    history.replaceState(null, "", chosen.length ? `#claims?${chosen.join("&")}` : "#claims");
+  };
+  const recall = () => {
+    if (!location.hash.startsWith("#claims?")) return;
+    const given = new URLSearchParams(location.hash.slice("#claims?".length));
+    for (const k of names) form.elements[k].value = given.get(k) ?? "";
     filter();
     document.getElementById("claims").scrollIntoView();
+  };
+  form.addEventListener("input", remember);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("reset", () => setTimeout(remember));
+  for (const button of document.querySelectorAll(".counts button")) button.addEventListener("click", () => {
+    for (const k of names) form.elements[k].value = "";
+    form.elements.verdict.value = button.dataset.verdict;
+    remember();
+    document.getElementById("claims").scrollIntoView();
   });
+  addEventListener("hashchange", recall);
   filter();
+  recall();
 }
 
 // A chapter's code: folded, opened one by one or all together; paper shows what the screen shows.

@@ -14,7 +14,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from vlws.errors import InputError
-from vlws.lab import chapters, describe, evidence, page, records, site
+from vlws.lab import chapters, describe, evidence, forest, page, records, site
 
 
 class Addresses(HTMLParser):
@@ -152,7 +152,10 @@ def test_what_is_no_notebook_is_refused(tmp_path):
 def test_every_page_loads_nothing_and_every_link_leads_somewhere(workspace):
     index = site.build()
     pages = {path.name: Addresses(path.read_text()) for path in index.parent.glob("*.html")}
-    assert set(pages) == {"index.html", "runs.html", "00_start.html", "04_cmg.html", "05_fails.html"}
+    assert set(pages) == {
+        "index.html", "runs.html", "00_start.html", "04_cmg.html", "05_fails.html", "result-04_cmg-full.html",
+        "run-20261121T100000-0a1b2c3d.html",
+    }  # fmt: skip
     for name, found in pages.items():
         assert loads((index.parent / name).read_text()) == []
         assert len(set(found.ids)) == len(found.ids), f"{name} has an id twice"
@@ -180,14 +183,14 @@ def test_the_newest_whole_run_at_its_presets_values_is_shown(workspace):
     shutil.rmtree(workspace / "runs" / "04_cmg" / "20261120T100000-0a1b2c3d")
     site.build()
     rows = json.loads((workspace / "reports" / "site" / "claims.json").read_text())
-    assert {row["source"] for row in rows if row["anchor"]} == {"20261121T100000-0a1b2c3d"}
-    assert "seeds=2" in (workspace / "reports" / "site" / "04_cmg.html").read_text()
+    assert {row["source"] for row in rows if row["anchor"]} == {"committed notebook"}
+    assert "seeds=2" in (workspace / "reports" / "site" / "run-20261121T100000-0a1b2c3d.html").read_text()
 
 
 def test_without_runs_the_committed_notebook_stands(workspace):
     shutil.rmtree(workspace / "runs")
-    text = site.build().read_text()
-    assert "committed notebook" in text
+    site.build()
+    assert "committed notebook" in (workspace / "reports" / "site" / "claims.csv").read_text()
     assert "No run is on record" not in (workspace / "reports" / "site" / "runs.html").read_text()  # evidence is
     shutil.rmtree(workspace / "reports" / "results")
     site.build()
@@ -197,12 +200,60 @@ def test_without_runs_the_committed_notebook_stands(workspace):
 def test_evidence_makes_rows_of_its_own_scale(workspace):
     site.build()
     rows = json.loads((workspace / "reports" / "site" / "claims.json").read_text())
-    assert [(row["id"], row["preset"]) for row in rows] == [
-        (f"04.C{n}", preset) for n in (1, 2, 3) for preset in ("cpu", "full")
+    assert list(dict.fromkeys((row["id"], row["preset"]) for row in rows)) == [
+        (f"04.C{n}", preset) for n in (1, 2, 3) for preset in ("full", "cpu")
     ]
+    assert {row["page"] for row in rows if row["preset"] == "full"} == {
+        f"result-04_cmg-full.html#04.C{n}" for n in (1, 2, 3)
+    }
     table = list(csv.DictReader(io.StringIO((workspace / "reports" / "site" / "claims.csv").read_text())))
     assert [row["id"] for row in table] == [row["id"] for row in rows]
     assert float(table[0]["value"]) == rows[0]["value"]
+
+
+def test_what_a_card_credits_is_what_its_verdicts_were_measured_in(workspace):
+    text = site.build().read_text()
+    assert '<span class="source">full, 2026-11-19</span>' in text
+
+
+def test_a_changed_run_is_listed_first_with_its_own_figures(workspace):
+    """Own data: results.json and files/ stand on the run's page, and the index tells the figures."""
+    folder = workspace / "runs" / "04_cmg" / "20261121T100000-0a1b2c3d"
+    found = {"name": "CMG", "metric": "AUROC", "unit": "", "value": 0.91, "low": 0.88, "high": 0.94, "n": 2}
+    (folder / "results.json").write_text(json.dumps([found | {"of": "83 test pictures of bottle"}]))
+    (folder / "files" / "deep").mkdir(parents=True)
+    (folder / "files" / "deep" / "scores.csv").write_text("picture,score\n")
+    index = site.build()
+    text = index.read_text()
+    own = text[text.index('id="yours"') : text.index('id="chapters"')]
+    assert "04_cmg seeds=2" in own
+    assert "CMG: AUROC 0.910 [0.880, 0.940]" in own
+    run = (index.parent / "run-20261121T100000-0a1b2c3d.html").read_text()
+    assert "83 test pictures of bottle" in run
+    link = re.search(r'<a href="([^"]+)">deep/scores.csv</a>', run)[1]
+    assert (index.parent / link).read_text() == "picture,score\n"
+
+
+def test_a_picture_beside_a_notebook_stands_in_its_page_and_a_missing_one_is_named(tmp_path):
+    (tmp_path / "figure.png").write_bytes(b"\x89PNG")
+    text = page_of(tmp_path, new_markdown_cell("![a](figure.png) ![b](missing.png)"))
+    assert "data:image/png;base64,iVBORw" in text.replace("iVBORw==", "iVBORw")
+    assert "The picture missing.png is not beside the notebook." in text
+    assert loads(text) == []
+
+
+def test_the_overview_draws_every_interval_once(workspace):
+    text = site.build().read_text()
+    drawn = re.findall(r"<title>(04\.C\d): [^<]*wanted", text)
+    assert sorted(drawn) == ["04.C1", "04.C2"]  # C3's seeds agree: it has no interval
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.03, 0.002), (-5.0, 120.0), (0.0, 0.0)])
+def test_ticks_are_round_few_and_span_the_axis(low, high):
+    found = forest.ticks(low, high)
+    assert found[0] <= low
+    assert found[-1] >= high
+    assert 2 <= len(found) <= 10 or low == high
 
 
 def test_the_headline_counts_a_claim_once_at_its_largest_scale(workspace):

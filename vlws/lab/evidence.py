@@ -19,7 +19,7 @@ from vlws.lab import records
 from vlws.lab.chapters import Chapter, chapter, chapters
 from vlws.lab.describe import day, duration, hardware, sha, stale
 
-SCHEMA = 2  # of a published result; 1 had run and measures alone
+SCHEMA = 2  # of a published result
 NOT_MEASURED = "not measured"
 COMMITTED = "committed notebook"
 SCALES = ("cpu", "full", "gpu", "real")  # from the smallest to the largest
@@ -58,6 +58,7 @@ class Row:
     when: str = ""  # ISO 8601, UTC
     stale: bool | None = None  # made with other code or data than today's; None where that cannot be known
     anchor: bool = False  # measured on the chapter's page
+    page: str = ""  # of the site: where its figures stand
 
     @property
     def criterion(self) -> str:
@@ -120,6 +121,15 @@ def candidates(one: Chapter, kept: Iterable[dict[str, Any]]) -> list[Row]:
     return rows
 
 
+def best_of_scale(rows: Iterable[Row]) -> list[Row]:
+    """Of each claim, the measure that stands at each scale."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        if (row.id, row.preset) not in found or rank(row) >= rank(found[row.id, row.preset]):
+            found[row.id, row.preset] = row
+    return list(found.values())
+
+
 def counts(record: Mapping[str, Any]) -> bool:
     """Whether a run's measures may stand as evidence."""
     return record["status"] == "ok" and not record["overrides"] and record["preset"] in SCALES
@@ -163,7 +173,7 @@ def published(slug: str | None = None) -> list[dict[str, Any]]:
     for path in sorted((paths.reports() / "results").glob(f"{slug or '*'}/*.json")):
         result = read_json(path)
         if isinstance(result, dict) and isinstance(result.get("measures"), list):
-            empty = {"schema": 1, "run": {}, "gates": [], "arms": [], "seconds": None, "code": {}}
+            empty = {"run": {}, "gates": [], "arms": [], "seconds": None, "code": {}}
             found.append(empty | result | {"slug": path.parent.name})
     return found
 

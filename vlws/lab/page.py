@@ -3,10 +3,12 @@
 import base64
 import html
 import json
+import mimetypes
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import jinja2
 import nbformat
@@ -14,7 +16,7 @@ from nbconvert.exporters.html import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
-from vlws import display, mime, verdicts
+from vlws import display, mime, paths, verdicts
 from vlws.errors import InputError
 from vlws.files import read_json, write_atomically
 from vlws.lab import records
@@ -34,17 +36,37 @@ def export(notebook: Path, html: Path) -> Path:
     notebook, html = Path(notebook), Path(html)
     book = read_notebook(notebook)
     record = read_json(notebook.parent / "run.json")
+    record = record | {"folder": str(notebook.parent)} if record else None
     about = book.metadata.get("vlws", {})
     slug = (record or {}).get("slug") or notebook.stem
     rows = rows_of(slug, records.collect_measures(book), record, "run", anchor=True)
-    text = page(book, title=about.get("title", notebook.stem), record=record, rows=rows)
+    text = page(book, title=about.get("title", notebook.stem), record=record, rows=rows, folder=notebook.parent)
     html.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(html, text.encode())
     return html
 
 
-def page(notebook: NotebookNode, *, title: str, record: dict | None, rows: list[Row], **links: str) -> str:
+def page(
+    notebook: NotebookNode,
+    *,
+    title: str,
+    record: dict | None,
+    rows: list[Row],
+    folder: Path | None = None,
+    links: dict[str, str] | None = None,
+    **navigation: str,
+) -> str:
+    """The page of an executed notebook.
+
+    Args:
+        record, rows: of the run that executed it, for the top of the page.
+        folder: where the pictures that its Markdown names lie; the run's unless given.
+        links: the run's files for its reader -> where the page finds them; below `files/` unless given.
+        navigation: home, previous, next.
+    """
     heading, quiet = _without_noise(notebook)
+    folder = folder or (Path(record["folder"]) if record and "folder" in record else paths.notebooks())
+    links = {name: f"files/{name}" for name in small_files(record)} if links is None else links
     top = render(
         "top.html.j2",
         title=heading or html.escape(title),
@@ -52,18 +74,21 @@ def page(notebook: NotebookNode, *, title: str, record: dict | None, rows: list[
         failed=failure(record) if record else "",
         error_here=any(o.output_type == "error" for c in quiet.cells for o in c.get("outputs", [])),
         rows=rows,
-        **{"home": "", "previous": "", "next": ""} | links,
+        results=records.kept(record, "results.json") if record and "folder" in record else [],
+        files=links,
+        **{"home": "", "previous": "", "next": ""} | navigation,
     )
     page = {"title": _plain(heading) or title, "top": top, "css": _asset("style.css"), "js": _asset("page.js")}
-    text, _ = _PageExporter().from_notebook_node(quiet, {"page": page})
+    text, _ = _PageExporter(folder).from_notebook_node(quiet, {"page": page})
     return text.replace("</head>", _katex() + "</head>", 1) if 'class="math' in text else text
 
 
 class _PageExporter(HTMLExporter):
     """nbconvert's HTML exporter with our template over JupyterLab's, formulas for KaTeX, and a table of contents."""
 
-    def __init__(self):
+    def __init__(self, folder: Path):
         super().__init__(template_name="chapter", extra_template_basedirs=[str(TEMPLATE)])
+        self.folder = folder  # of the pictures that Markdown names
         self.toc: list[tuple[str, str]] = []  # filled while the cells are rendered, read by the template after them
         self.environment.globals["toc"] = self.toc
 
@@ -78,16 +103,27 @@ class _PageExporter(HTMLExporter):
     @jinja2.pass_context
     def _markdown(self, context: jinja2.runtime.Context, source: str) -> str:
         attachments = context.get("cell", {}).get("attachments", {})
-        renderer = _Renderer(self.toc, escape=False, attachments=attachments)
+        renderer = _Renderer(self.toc, self.folder, escape=False, attachments=attachments)
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
 class _Renderer(IPythonRenderer):
     """Markdown whose formulas are elements of their own, and whose sections are listed."""
 
-    def __init__(self, toc: list[tuple[str, str]], **options: Any):
+    def __init__(self, toc: list[tuple[str, str]], folder: Path = Path(), **options: Any):
         super().__init__(**options)
-        self.toc = toc
+        self.toc, self.folder = toc, folder
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        """A picture beside the notebook stands in the page; one that is missing is named in words."""
+        if re.match(r"[a-z]+:", url):
+            return super().image(text, url, title)
+        file = self.folder / unquote(url)
+        kind = mimetypes.guess_type(file.name)[0] or ""
+        if not (file.is_file() and kind.startswith("image/")):
+            return f'<em class="missing">The picture {html.escape(url)} is not beside the notebook.</em>'
+        data = base64.b64encode(file.read_bytes()).decode()
+        return super().image(text, f"data:{kind};base64,{data}", title)
 
     def heading(self, text: str, level: int, **attributes: Any) -> str:
         rendered = super().heading(text, level, **attributes)
@@ -106,6 +142,13 @@ class _Renderer(IPythonRenderer):
 
     def block_mermaidjs(self, code: str) -> str:
         return f"<pre>{html.escape(code)}</pre>"
+
+
+def small_files(record: dict | None, limit: float = float("inf")) -> list[str]:
+    """What a run kept for its reader, below `files/` of its folder, where it is of at most `limit` bytes."""
+    folder = Path(record["folder"]) / "files" if record and "folder" in record else None
+    found = sorted(path for path in folder.rglob("*") if path.is_file()) if folder and folder.is_dir() else []
+    return [path.relative_to(folder).as_posix() for path in found if folder and path.stat().st_size <= limit]
 
 
 def _formula(latex: str, display: bool = False) -> str:

@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,10 @@ from nbformat import NotebookNode
 
 from vlws import paths
 from vlws.errors import InputError
-from vlws.lab import evidence, page, records
+from vlws.lab import evidence, forest, page, records, run_pages
 from vlws.lab.chapters import Chapter, chapters
-from vlws.lab.describe import day, failure, hardware, overrides, sha, stale
+from vlws.lab.describe import failure, hardware, overrides, sha, stale
 from vlws.lab.evidence import COMMITTED, NOT_MEASURED, Row
-
-FINISHED = ("ok", "failed", "dead", "timeout")  # the states of a run that has something to show
 
 
 @dataclass
@@ -46,14 +46,16 @@ class Shown:
 def build(out: Path | None = None) -> Path:
     """Make the site (`reports/site` unless told otherwise) and return its index.html.
 
-    A chapter's page shows its newest finished run, ok or failed (one with all parameters at their preset's values
-    before one with changed ones), or else the committed notebook. The folder is made beside the old one and swapped in
-    at the end. Raises InputError where `out` is a folder that holds something else.
+    A chapter's page shows its newest finished run at a preset's own values, ok or failed, or else the committed
+    notebook. Runs with changed parameters or the reader's data, runs in which something that is shown was measured, and
+    published results have pages of their own. The folder is made beside the old one and
+    swapped in at the end. Raises InputError where `out` is a folder that holds something else.
     """
     site = Path(out) if out else paths.reports() / "site"
     _refuse_foreign(site)
     kept, stands = records.records(), evidence.standing()
     shown = [_shown(chapter, kept) for chapter in chapters()]
+    rows = [row for one in shown for row in one.rows]
     site.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{site.name}-", dir=site.parent))
     try:
@@ -70,9 +72,14 @@ def build(out: Path | None = None) -> Path:
                 next=after,
             )
             (made / f"{one.chapter.slug}.html").write_text(text, encoding="utf-8")
-        rows = [row for one in shown for row in one.rows]
-        (made / "index.html").write_text(_index(shown, rows, stands), encoding="utf-8")
-        (made / "runs.html").write_text(_runs_page(shown, kept), encoding="utf-8")
+        on_chapters = {one.record["run_id"] for one in shown if one.record}
+        others = [r for r in run_pages.with_pages(kept, [*rows, *stands.values()]) if r["run_id"] not in on_chapters]
+        written = run_pages.write_runs(others, made)
+        run_pages.write_results(made)
+        _link(rows, shown, written)
+        own = run_pages.own_runs(kept, written)
+        (made / "index.html").write_text(_index(shown, rows, stands, own), encoding="utf-8")
+        (made / "runs.html").write_text(_runs_page(shown, kept, written), encoding="utf-8")
         (made / "claims.json").write_text(json.dumps([asdict(r) for r in rows], indent=1), encoding="utf-8")
         (made / "claims.csv").write_text(_csv(rows), encoding="utf-8")
         _swap(made, site)
@@ -86,62 +93,112 @@ def _shown(chapter: Chapter, kept: list[dict[str, Any]]) -> Shown:
     mine = [record for record in kept if record.get("slug") == chapter.slug]
     record, notebook = _to_show(mine) or (None, page.read_notebook(chapter.path))
     one = Shown(chapter, notebook, record)
-    one.rows = _rows(one)
+    one.rows = _rows(one, kept)
     return one
 
 
 def _to_show(kept: list[dict[str, Any]]) -> tuple[dict[str, Any], NotebookNode] | None:
-    finished = [record for record in kept if record.get("status") in FINISHED]
-
-    def last(record: dict[str, Any]) -> tuple[bool, bool]:
-        return record.get("preset") == "test", bool(record.get("overrides"))
-
-    for record in sorted(finished, key=last):  # stable: the newest stays first
-        try:
-            return record, page.read_notebook(Path(record["folder"]) / "notebook.ipynb")
-        except InputError:  # killed before, or while, its notebook was written
-            continue
+    """The newest finished run at a preset's own values; changed runs have pages of their own."""
+    for record in kept:
+        if (
+            record.get("status") in run_pages.FINISHED
+            and record.get("preset") != "test"
+            and not record.get("overrides")
+        ):
+            try:
+                return record, page.read_notebook(Path(record["folder"]) / "notebook.ipynb")
+            except InputError:  # killed before, or while, its notebook was written
+                continue
     return None
 
 
-def _rows(one: Shown) -> list[Row]:
-    """Each claim of the chapter's file with all its measures: the shown notebook's, then the published ones."""
+def _rows(one: Shown, kept: list[dict[str, Any]]) -> list[Row]:
+    """Each claim of the chapter with what stands of it at each scale, the largest first."""
     slug, kind = one.chapter.slug, "run" if one.record else "notebook"
-    rows = evidence.rows_of(slug, records.collect_measures(one.notebook), one.record, kind, anchor=True)
-    for result in evidence.published(slug):
-        if result["run"].get("run_id") != (one.record or {}).get("run_id"):  # the very run that is shown stands already
-            rows += evidence.rows_of(slug, result["measures"], result["run"], "results")
-    measured, known = {row.id for row in rows}, evidence.known_claims(one.chapter)
+    shown = evidence.rows_of(slug, records.collect_measures(one.notebook), one.record, kind, anchor=True)
+    found = {(row.id, row.preset): row for row in evidence.best_of_scale(evidence.candidates(one.chapter, kept))}
+    for row in shown:  # what the page shows stands in the table too, beside what counts in its place
+        counted = found.get((row.id, row.preset))
+        found[row.id, row.preset if counted is None or counted.source == row.source else "shown"] = row
+    known = evidence.known_claims(one.chapter)
     why = "the run did not get there" if one.failed else ""
-    rows += [evidence.unmeasured(slug, claim, why) for id, claim in known.items() if id not in measured]
+    measured = {id for id, _ in found}
+    rows = [*found.values(), *(evidence.unmeasured(slug, c, why) for id, c in known.items() if id not in measured)]
     order = list(known)
-    return sorted(rows, key=lambda r: (order.index(r.id) if r.id in order else len(order), _scale(r.preset)))
+    return sorted(rows, key=lambda r: (order.index(r.id) if r.id in order else len(order), -_scale(r.preset)))
 
 
 def _scale(preset: str) -> int:
     return evidence.SCALES.index(preset) if preset in evidence.SCALES else -1
 
 
-def _index(shown: list[Shown], rows: list[Row], stands: dict[str, Row]) -> str:
-    """The headline counts each claim once, by the measure that stands."""
+def _link(rows: list[Row], shown: list[Shown], written: set[str]) -> None:
+    """Say of each row on which page its figures stand."""
+    for row in rows:
+        if row.anchor or row.kind in ("notebook", ""):
+            row.page = f"{row.slug}.html"
+        elif row.source in written:
+            row.page = run_pages.run_page(row.source)
+        else:
+            row.page = run_pages.result_page(row.slug, row.preset)
+        row.page += f"#{row.id}" if row.kind and (row.anchor or row.kind != "notebook") else ""
+
+
+def _index(shown: list[Shown], rows: list[Row], stands: dict[str, Row], own: list[dict[str, Any]]) -> str:
+    """Each claim once, by the measure that stands, the other scales below it; headline counts are of these."""
     cards = [
         {
             "chapter": one.chapter,
             "picture": _picture(one.notebook),
             "failed": one.failed,
             "tally": evidence.tally(row for row in stands.values() if row.slug == one.chapter.slug),
-            "source": f"{one.record['preset']} run, {day(one.record['started'])}" if one.record else COMMITTED,
+            "source": _evidence_of(row for row in stands.values() if row.slug == one.chapter.slug),
             "claims": bool(one.rows),
         }
         for one in shown
     ]
-    counted = evidence.tally(stands.values())
-    return page.render("index.html.j2", here="index", cards=cards, rows=rows, counts=counted)
+    of_claim: dict[str, list[Row]] = {}
+    for row in rows:
+        of_claim.setdefault(row.id, []).append(row)
+    claims = []
+    for id, candidates in of_claim.items():
+        known = stands.get(id)
+        best = next(
+            (r for r in candidates if known and (r.source, r.preset) == (known.source, known.preset)), candidates[0]
+        )
+        claims.append((best, [row for row in candidates if row is not best]))
+    best_rows = [best for best, _ in claims]
+    return page.render(
+        "index.html.j2",
+        here="index",
+        cards=cards,
+        claims=claims,
+        counts=evidence.tally(best_rows),
+        own=own,
+        forests=forest.overview(best_rows),
+    )
 
 
-def _runs_page(shown: list[Shown], known: list[dict[str, Any]]) -> str:
+def _evidence_of(rows: Iterable[Row]) -> str:
+    """ "verdicts of full, 2026-11-26 (12), cpu, committed notebook (4)": what a card's verdicts were measured in."""
+    counted = Counter(
+        f"{row.preset}, {row.when[:10] or COMMITTED}" for row in rows if row.kind and row.verdict != NOT_MEASURED
+    )
+    if len(counted) == 1:
+        return next(iter(counted))
+    return "; ".join(f"{what} ({n})" for what, n in counted.most_common())
+
+
+def _runs_page(shown: list[Shown], known: list[dict[str, Any]], written: set[str]) -> str:
     pages = {one.record["run_id"]: f"{one.chapter.slug}.html" for one in shown if one.record}
-    kept = {result["run"].get("run_id"): result["run"] for result in evidence.published()}
+    results = evidence.published()
+    pages |= {
+        r["run"]["run_id"]: run_pages.result_page(r["slug"], r["run"]["preset"])
+        for r in results
+        if r["run"].get("run_id")
+    }
+    pages |= {run_id: run_pages.run_page(run_id) for run_id in written}
+    kept = {result["run"].get("run_id"): result["run"] for result in results}
     here = {record.get("run_id") for record in known}
     known = [*known, *(run for run_id, run in kept.items() if run_id not in here)]
     lines = [
