@@ -147,6 +147,31 @@ def test_pictures_come_in_the_order_of_their_marks(tmp_path):
     assert sample.prompt.count("<image>") == 3
 
 
+def test_one_text_is_a_list_of_one(tmp_path):
+    content = copy(SPOT)
+    content["metadata"]["task_instruction"] = "Say what changed. "
+    content["data"][0] |= {"task_instruction_id": 0}
+    content["data"][0]["task_instance"] = {"context": "{image#1}What is it?", "images_path": "0.jpg"}
+    lay(tmp_path, SPOT)
+    (tmp_path / "Spot-the-Diff" / "core" / "core.json").write_text(json.dumps(content))
+    (found,) = read_demon(tmp_path)
+    assert found.instructions == ("Say what changed. ",)
+    assert found.samples[0].prompt == "Say what changed. <image>What is it?"
+    assert [path.name for path in found.samples[0].images] == ["0.jpg"]
+
+
+def test_names_written_on_windows_and_files_with_a_byte_order_mark_are_read(tmp_path):
+    content = copy(SPOT)
+    content["data"][0]["task_instance"]["images_path"] = ["0.jpg", "..\\images\\1.jpg"]
+    lay(tmp_path, SPOT)
+    core = tmp_path / "Spot-the-Diff" / "core"
+    (core / "core.json").write_text(json.dumps(content), encoding="utf-8-sig")
+    (core / ".ipynb_checkpoints").mkdir()
+    (core / ".ipynb_checkpoints" / "core.json").write_text("{")
+    (found,) = read_demon(tmp_path)
+    assert [path.name for path in found.samples[0].images] == ["0.jpg", "1.jpg"]
+
+
 def test_choices_in_the_context_are_found(tmp_path):
     content = copy(MMQA)
     instance = content["data"][0]["task_instance"]
@@ -170,6 +195,14 @@ def test_choices_in_the_context_are_found(tmp_path):
         ),
         (lambda c: c["data"][0].pop("response"), "lacks the field 'response'; see the data format of DEMON."),
         (lambda c: c.update(data=[]), "holds no sample."),
+        (
+            lambda c: c["metadata"].update(task_instruction=[1]),
+            "task_instruction=[1]; accepted is a text, or a list of",
+        ),
+        (
+            lambda c: c["data"][0]["task_instance"].update(choice_list="red, green"),
+            "sample 0: choice_list='red, green'; accepted is a list of options.",
+        ),
         (lambda c: c.update(data=3), "does not have DEMON's structure"),
         (
             lambda c: c["data"][0]["task_instance"].update(context="{image#1}{image#3}"),
@@ -217,7 +250,7 @@ def test_missing_and_broken_files_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"core\.json, sample 0: the picture .*1\.jpg is missing\."):
         read_demon(tmp_path)
     (folder / "core.json").write_text('{"metadata": ')
-    with refused("core.json is not valid JSON"):
+    with refused("core.json, line 1, is not valid JSON"):
         read_demon(tmp_path)
 
 
@@ -256,7 +289,7 @@ def test_predictions_that_do_not_fit_are_refused(tmp_path):
         score(some, ["a", "b"])
     with refused("2 answers were given to t; it has 1 samples."):
         demon.write_predictions(tmp_path, some, ["a", "b"])
-    with refused("pred.json is no list of sample_id and pred_response (FileNotFoundError"):
+    with refused("pred.json cannot be read (No such file or directory)."):
         demon.read_predictions(tmp_path, some)
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "pred.json").write_text('[{"sample_id": 7, "pred_response": "x"}]')

@@ -158,3 +158,18 @@ def test_a_missing_folder_or_file_and_a_broken_picture_are_refused(tmp_path):
     (tmp_path / "documents.jsonl").write_text(json.dumps(GOOD))
     with pytest.raises(InputError, match="no picture that can be read"):
         read_folder(tmp_path)
+
+
+def test_lines_end_at_newlines_only_and_names_may_be_written_on_windows(tmp_path):
+    (tmp_path / "sub").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "sub" / "a.png")
+    texts = ["a red\u2028cat.", "a\u0085 dog."]
+    lines = [
+        {"slices": [{"image": name}, {"text": text}]}
+        for name, text in zip(("sub/a.png", "sub\\a.png"), texts, strict=True)
+    ]
+    text = "\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (tmp_path / "documents.jsonl").write_bytes(text.encode("utf-8-sig"))
+    found = read_folder(tmp_path)
+    assert [document.slices[1].text for document in found.documents] == texts
+    assert len(found.images) == 1

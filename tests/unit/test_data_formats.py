@@ -1,14 +1,13 @@
 """Folders of users' pictures: what is read, and what is refused."""
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from vlws.data import formats
-from vlws.data.emoji_world import pairs
-from vlws.data.images import open_image, read_images
 from vlws.errors import InputError
 
 
@@ -56,26 +55,16 @@ def test_plain_class_folders_with_captions(tmp_path):
     put(tmp_path / "test" / "car" / "d.jpg")
     (tmp_path / "train" / "owl" / "a.txt").write_text("an owl at night\n")
     (tmp_path / "captions.json").write_text(json.dumps({"test/car/d.jpg": "a red car"}))
-    found = formats.read_anomaly_folder(tmp_path)
+    with pytest.warns(
+        UserWarning, match=r"1 of 2 training pictures have no caption of their own; .*b\.png, which is c"
+    ):
+        found = formats.read_anomaly_folder(tmp_path)
     assert found.train.captions == ("an owl at night", "a photo of a snow leopard")
     assert dict(zip(found.test.labels, found.test.captions, strict=True)) == {
         "owl": "a photo of an owl",
         "car": "a red car",
     }
     assert found.anomalous.tolist() == [True, False]
-
-
-def test_pictures_are_read_as_central_squares(tmp_path):
-    image = pairs.clutter_pairs(1, 0, size=64).images[0]
-    wide = np.concatenate([np.zeros((64, 32, 3), np.uint8), image, np.zeros((64, 32, 3), np.uint8)], 1)
-    paths = [put(tmp_path / "a.png", image), put(tmp_path / "b.png", wide)]
-    grey = tmp_path / "c.png"
-    Image.fromarray(image).convert("L").save(grey)
-    found = read_images([*paths, grey], 64)
-    np.testing.assert_array_equal(found[0], image)
-    np.testing.assert_array_equal(found[1], image)
-    assert found.shape == (3, 64, 64, 3)
-    assert (found[2, ..., 0] == found[2, ..., 2]).all()
 
 
 def test_a_missing_folder_is_refused(tmp_path):
@@ -115,26 +104,97 @@ def test_a_test_set_of_one_kind_is_refused(mvtec, gone, missing):
         formats.read_anomaly_folder(mvtec)
 
 
-@pytest.mark.parametrize(("text", "says"), [("{", "is not valid JSON"), ('["a"]', "must be one JSON object of texts")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("{", r"captions\.json, line 1, is not valid JSON"), ('["a"]', "must be one JSON object of texts")],
+)
 def test_captions_of_another_form_are_refused(mvtec, text, says):
     (mvtec / "captions.json").write_text(text)
     with pytest.raises(InputError, match=says):
         formats.read_anomaly_folder(mvtec)
 
 
-@pytest.mark.parametrize("kind", ["cut", "text", "empty"])
-def test_a_broken_picture_is_named(tmp_path, kind):
-    path = put(tmp_path / "bad.png", pairs.clutter_pairs(1, 0, size=64).images[0])
-    whole = path.read_bytes()
-    path.write_bytes({"cut": whole[: len(whole) // 2], "text": b"no picture", "empty": b""}[kind])
-    with pytest.raises(InputError, match=r"bad\.png is no picture that can be read") as caught:
-        read_images([path], 32)
-    assert "\n" not in str(caught.value)
+ACCENT = unicodedata.normalize("NFD", "plaqué.png")
 
 
-def test_pictures_stand_upright_as_their_exif_orientation_says(tmp_path):
-    upright = Image.fromarray(np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3))
-    exif = Image.Exif()
-    exif[0x0112] = 3  # turned by 180 degrees
-    upright.rotate(180).save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "turned.png")), np.asarray(upright))
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("train/good/000.png", "000.png"),
+        ("train\\good\\000.png", "000.png"),
+        ("./train/good/000.png", "000.png"),
+        ("bottle/train/good/000.png", "000.png"),
+        ("/home/other/plates/train/good/000.png", "000.png"),
+        ("C:\\plates\\Train\\good\\000.PNG", "000.png"),
+        ("train/good/000", "000.png"),
+        ("good/lone.v1", "lone.v1.png"),
+        ("lone", "lone.png"),
+        ("train/good/" + unicodedata.normalize("NFC", ACCENT), ACCENT),
+        ("train\\good\\" + unicodedata.normalize("NFC", ACCENT).removesuffix(".png"), ACCENT),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:1 of 2 training pictures")
+def test_a_name_written_otherwise_means_its_picture(mvtec, name, file):
+    picture = mvtec / "train" / "good" / file
+    (mvtec / "train" / "good" / "000.png").rename(picture)
+    (mvtec / "captions.json").write_text(json.dumps({name: "a caption"}))
+    train = formats.read_anomaly_folder(mvtec).train
+    assert dict(zip(train.paths, train.captions, strict=True))[picture] == "a caption"
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["train/good/007.png"], r"the name 'train/good/007\.png' means no picture below .*bottle; accepted are"),
+        (["other/000.png"], "means no picture"),  # a folder that is none of the picture's
+        (["a caption " * 40], "means no picture"),  # longer than the name of a file may be
+        (["good/000.png"], r"'good/000\.png' means 2 pictures, .*train/good/000\.png among them"),
+        (["train/good/000.png", "train/good/000"], r"two names mean .*000\.png, the second is 'train/good/000'"),
+    ],
+)
+def test_a_name_that_means_no_picture_or_several_is_refused(mvtec, names, says):
+    (mvtec / "captions.json").write_text(json.dumps({name: f"caption {i}" for i, name in enumerate(names)}))
+    with pytest.raises(InputError, match=says):
+        formats.read_anomaly_folder(mvtec)
+
+
+def test_captions_of_all_categories_may_stand_in_the_root_and_name_masks(mvtec):
+    put(mvtec.parent / "cable" / "train" / "good" / "000.png")
+    captions = {"bottle/train/good/000.png": "mine", "cable/train/good/000.png": "another's"}
+    captions |= {"bottle/train/good/001.png": "too", "bottle/ground_truth/broken_large/000_mask.png": "a mask"}
+    (mvtec.parent / "captions.json").write_text(json.dumps(captions))
+    assert formats.read_anomaly_folder(mvtec.parent, "bottle").train.captions == ("mine", "too")
+
+
+def test_hidden_files_and_folders_are_no_pictures(mvtec):
+    good = mvtec / "train" / "good"
+    for path in (
+        good / ".ipynb_checkpoints" / "000-checkpoint.png",
+        good / "deep" / "__MACOSX" / "000.png",
+        mvtec / "test" / ".trash" / "000.png",
+        mvtec / "test" / "__MACOSX" / "good" / "000.png",
+        mvtec.parent / "__MACOSX" / "train" / "good" / "000.png",
+    ):
+        put(path)
+    for name in ("._000.png", "Thumbs.db", ".DS_Store", "000.png.part"):
+        (good / name).write_bytes(b"\x00\x05\x16\x07")
+    (good / "folder.png").mkdir()
+    found = formats.read_anomaly_folder(mvtec.parent)
+    assert [path.name for path in found.train.paths] == ["000.png", "001.png"]
+    assert found.test.labels == ("broken_large", "good")
+
+
+def test_text_files_that_belong_to_no_picture_are_told(mvtec):
+    (mvtec / "train" / "good" / "0.txt").write_text("a bottle")
+    with pytest.warns(UserWarning, match=r"1 \.txt files stand beside no picture .*0\.txt, which would caption 0\.png"):
+        formats.read_anomaly_folder(mvtec)
+
+
+def test_captions_in_other_encodings_are_read_or_refused(mvtec):
+    good = mvtec / "train" / "good"
+    (good / "000.txt").write_text("the bottle", encoding="utf-8-sig")
+    (good / "001.txt").write_text("the worker’s bottle\r\n", encoding="utf-16")
+    assert formats.read_anomaly_folder(mvtec).train.captions == ("the bottle", "the worker’s bottle")
+    (good / "001.txt").write_text("good\nthe worker’s", encoding="cp1252")
+    with pytest.raises(InputError, match=r"001\.txt, line 2, is not UTF-8 \(byte 0x92\); save the file as UTF-8, as"):
+        formats.read_anomaly_folder(mvtec)

@@ -17,11 +17,11 @@ that the script calls counts repeated words once.
 """
 
 import ast
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,8 @@ from PIL import Image
 from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 
-from vlws.data.images import open_image
+from vlws.data.images import find_file, is_hidden, open_image
+from vlws.data.text import read_json
 from vlws.errors import InputError
 from vlws.files import write_json
 
@@ -109,7 +110,9 @@ def read_demon(folder: str | Path) -> list[Task]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"The DEMON folder {folder} does not exist; give one that holds <task>/core/core.json.")
-    files = sorted(path for name in ("core.json", "full.json") for path in folder.rglob(name))
+    files = sorted(
+        path for name in ("core.json", "full.json") for path in folder.rglob(name) if not is_hidden(path, folder)
+    )
     if not files:
         raise InputError(f"{folder} holds no core.json; a DEMON task is a folder with core.json and images/.")
     tasks = [_read_task(path) for path in tqdm(files, desc="tasks", leave=False, disable=len(files) < 5)]
@@ -121,13 +124,10 @@ def read_demon(folder: str | Path) -> list[Task]:
 
 
 def _read_task(path: Path) -> Task:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}).") from error
+    content = read_json(path)
     try:
         metadata, rows = content["metadata"], content["data"]
-        name, instructions = str(metadata["dataset"]), tuple(metadata["task_instruction"])
+        name, instructions = str(metadata["dataset"]), _texts(metadata["task_instruction"], "task_instruction", path)
         kind = metadata["question_type"] or OPEN
         if kind not in (OPEN, CHOICE):
             raise InputError(f"{path}: question_type={kind!r}; accepted are {OPEN}, {CHOICE} and none ({OPEN}).")
@@ -142,13 +142,23 @@ def _read_task(path: Path) -> Task:
     return Task(name, _category(name, path), kind, instructions, samples)
 
 
+def _texts(given: Any, field: str, path: Path) -> tuple[str, ...]:
+    """A field's list of texts; one text is a list of one."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{path}: {field}={given!r}; accepted is a text, or a list of texts.")
+    return tuple(texts)
+
+
 def _read_sample(row: Mapping, root: Path, instructions: Sequence[str], kind: str, path: Path) -> Sample:
     at, instance, chosen = f"{path}, sample {row['sample_id']}", row["task_instance"], row["task_instruction_id"]
     if not isinstance(chosen, int) or not 0 <= chosen < len(instructions):
         raise InputError(
             f"{at}: task_instruction_id={chosen!r}; the task has instructions 0 to {len(instructions) - 1}."
         )
-    images = tuple(root / name for name in instance["images_path"])
+    images = tuple(
+        find_file(root, name) or root / name for name in _texts(instance["images_path"], "images_path", path)
+    )
     for place in _PLACE.finditer(instance["context"]):
         if not place[1].isdecimal() or not 1 <= int(place[1]) <= len(images):
             raise InputError(f"{at}: the context names {place[0]}, but images_path lists {len(images)} pictures.")
@@ -156,7 +166,10 @@ def _read_sample(row: Mapping, root: Path, instructions: Sequence[str], kind: st
         if not image.is_file():
             raise InputError(f"{at}: the picture {image} is missing.")
     response = str(row["response"])
-    choices = tuple(map(str, instance.get("choice_list") or _choices_in(instance["context"]))) if kind == CHOICE else ()
+    listed = instance.get("choice_list") or _choices_in(instance["context"])
+    if not isinstance(listed, list):
+        raise InputError(f"{at}: choice_list={listed!r}; accepted is a list of options.")
+    choices = tuple(map(str, listed)) if kind == CHOICE else ()
     if all(_IMAGE_OPTION.match(normalise(choice)) for choice in choices):
         choices = ()  # they stand in the context, picture by picture
     if kind == CHOICE:
@@ -234,10 +247,10 @@ def read_predictions(folder: str | Path, task: Task) -> list[str]:
         InputError: no such file, broken JSON, or a sample without an answer.
     """
     path = Path(folder) / task.name / "pred.json"
+    rows = read_json(path)
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
         found = {str(row["sample_id"]): str(row["pred_response"]) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(
             f"{path} is no list of sample_id and pred_response ({type(error).__name__}: {error})."
         ) from error

@@ -14,7 +14,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from vlws.data.images import read_images
+from vlws.data.images import find_file, read_images
+from vlws.data.text import parse_json, read_text
 from vlws.errors import InputError
 from vlws.files import write_atomically
 
@@ -126,22 +127,19 @@ def read_folder(folder: str | Path, size: int = SIZE) -> Documents:
         raise InputError(
             f'The data folder {folder} {fault}; it needs one, with one line {{"slices": [...]}} per document.'
         )
-    indices: dict[str, int] = {}
+    indices: dict[Path, int] = {}
     documents = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if line.strip():
-            documents.append(_document(line, f"documents.jsonl, line {number}", folder, indices))
+            documents.append(_document(line, number, folder, indices))
     if not documents:
         raise InputError(f"{file} holds no document; it needs one or more, one per line.")
-    return Documents(tuple(documents), read_images([folder / name for name in indices], size))
+    return Documents(tuple(documents), read_images(list(indices), size))
 
 
-def _document(line: str, where: str, folder: Path, indices: dict[str, int]) -> Document:
-    """One line -> a document; `indices` (picture name -> `Slice.image`) takes up the names that are new."""
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where}, is not valid JSON ({error}).") from None
+def _document(line: str, number: int, folder: Path, indices: dict[Path, int]) -> Document:
+    """One line -> a document; `indices` (file -> `Slice.image`) takes up the files that are new."""
+    where, record = f"documents.jsonl, line {number}", parse_json(line, "documents.jsonl", number)
     given = record.get("slices") if isinstance(record, dict) else None
     if not isinstance(given, list) or not all(
         isinstance(part, dict) and len(part) == 1 and isinstance(part.get("text", part.get("image")), str)
@@ -158,16 +156,17 @@ def _document(line: str, where: str, folder: Path, indices: dict[str, int]) -> D
     return Document(tuple(slices), answer=answer, lone=replace(slices[-1], supervised=False))
 
 
-def _slice(part: dict[str, str], where: str, folder: Path, indices: dict[str, int]) -> Slice:
+def _slice(part: dict[str, str], where: str, folder: Path, indices: dict[Path, int]) -> Slice:
     if "text" in part:
         text = part["text"].strip()
         if not text:
             raise InputError(f"{where}, has an empty text; leave it out or fill it.")
         return Slice(text=text, supervised=True)
     name = part["image"]
-    if not (folder / name).is_file():
+    path = find_file(folder, name)
+    if path is None:
         raise InputError(f"{where}, names the picture {name}, which is not in {folder}.")
-    return Slice(image=indices.setdefault(name, len(indices)))
+    return Slice(image=indices.setdefault(path, len(indices)))
 
 
 def _check_slices(slices: Sequence[Slice], where: str) -> None:
