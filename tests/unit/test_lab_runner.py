@@ -262,6 +262,81 @@ def test_without_runs_queries_are_empty(workspace):
     assert records.records() == []
 
 
+# --- whatever the machine and the user have set up ---
+
+PICTURE = """
+import sys
+print(sys.executable)
+import matplotlib.pyplot as plt
+plt.plot([1, 2])
+plt.show()
+"""
+SURPRISE = "print('surprise')"
+
+
+@pytest.fixture
+def set_up(tmp_path, monkeypatch):
+    """A machine with another Python's kernel, a backend without pictures, and settings for interactive work."""
+    spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "Python 3 (site)", "language": "python"}
+    for place in ("site", "user"):
+        folder = tmp_path / place / "kernels" / "python3"
+        folder.mkdir(parents=True)
+        (folder / "kernel.json").write_text(json.dumps(spec))
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "00.py").write_text(SURPRISE)
+    config = "c.InteractiveShell.pdb = True\nc.InteractiveShellApp.exec_lines = [\"print('surprise')\"]\n"
+    (startup.parent / "ipython_kernel_config.py").write_text(config)
+    (tmp_path / "startup.py").write_text(SURPRISE)
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: Agg\n")
+    for name, value in {
+        "JUPYTER_PATH": "site",
+        "JUPYTER_DATA_DIR": "user",
+        "IPYTHONDIR": "ipython",
+        "PYTHONSTARTUP": "startup.py",
+        "MATPLOTLIBRC": "matplotlibrc",
+    }.items():
+        monkeypatch.setenv(name, str(tmp_path / value))
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+
+
+def test_a_chapter_runs_in_this_python_with_pictures_and_without_surprises(workspace, set_up):
+    write_notebook(workspace, "01_shows", PICTURE)
+    (record,) = runner.run(runner.plan(["01"]))
+    assert (record["status"], record["first_error"]) == ("ok", None)
+    folder = Path(record["folder"])
+    cells = json.loads((folder / "notebook.ipynb").read_text())["cells"]
+    assert Path(folder, "stdout.log").read_text().splitlines()[0] == sys.executable
+    assert "surprise" not in Path(folder, "stdout.log").read_text()
+    assert sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", [])) == 1
+
+
+def test_a_cell_that_raises_starts_no_debugger(workspace, set_up):
+    write_notebook(workspace, "01_raises", "1 / 0")
+    (record,) = runner.run(runner.plan(["01"]))
+    assert record["first_error"]["ename"] == "ZeroDivisionError"
+    assert "ipdb" not in Path(record["folder"], "notebook.ipynb").read_text()
+
+
+def test_a_notebook_that_was_saved_with_another_kernel_runs_in_this_python(workspace):
+    write_notebook(workspace, "01_other", "import sys\nprint(sys.executable)")
+    path = workspace / "notebooks" / "01_other.ipynb"
+    path.write_text(path.read_text().replace('"name": "python3"', '"name": "conda-env-research-py"'))
+    (record,) = runner.run(runner.plan(["01"]))
+    assert Path(record["folder"], "stdout.log").read_text().strip() == sys.executable
+
+
+def test_the_record_has_the_versions_of_the_process_that_computed(workspace, monkeypatch):
+    write_notebook(workspace, "01_good", "1")
+    shadow = workspace / "site" / "pykeops-0.0.1.dist-info"  # comes first on the kernel's path, not on ours
+    shadow.mkdir(parents=True)
+    (shadow / "METADATA").write_text("Metadata-Version: 2.1\nName: pykeops\nVersion: 0.0.1\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(shadow.parent), os.environ.get("PYTHONPATH", "")]))
+    (record,) = runner.run(runner.plan(["01"]))
+    assert record["env"]["pykeops"] == "0.0.1"
+    assert not Path(record["folder"], "versions.json").exists()
+
+
 # --- runs that do not ---
 
 

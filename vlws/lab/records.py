@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from vlws.errors import InputError
 from vlws.files import read_json, write_json
 from vlws.lab import executors
 from vlws.lab.chapters import Chapter, chapter, read_values
+from vlws.lab.launch import versions
 from vlws.lab.parameters import PRESETS
 
 SCHEMA = 1
@@ -201,20 +201,12 @@ def environment() -> dict[str, Any]:
     """Versions, platform and hardware, without importing what is named."""
     pins = paths.root() / "constraints.txt"
     return {
-        "python": platform.python_version(),
-        **{package: _version(package) for package in ("torch", "transformers", "pykeops")},
+        **versions(),
         "platform": platform.platform(),
         "cpu": f"{_cpu_name()}, {executors.cores()} cores",
         "gpu": ", ".join(executors.gpu_names()) or None,
         "constraints": hashlib.sha256(pins.read_bytes()).hexdigest()[:12] if pins.exists() else None,
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _cpu_name() -> str:
