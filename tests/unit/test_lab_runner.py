@@ -17,7 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from vlws.errors import InputError
-from vlws.lab import chapters, evidence, query, records, runner
+from vlws.lab import chapters, evidence, query, records, runner, tables
 
 PARAMETERS = 'preset: str = "cpu"  # preset\nseeds: int = 3  # seeds\nlr: float = 1.0e-3  # learning rate'
 CLAIM = """chapter: "{id}"
@@ -223,17 +223,11 @@ def test_a_data_folder_is_part_of_the_key(workspace):
 
 
 def test_sql_reads_the_files(good):
-    _, record = good
     columns, rows = query.query(
         "select r.status, m.id, m.value, params->>'lr' from runs r join measures m using (run_id)"
     )
     assert columns[:3] == ["status", "id", "value"]
     assert rows == [("ok", "01.C1", 1e-4, "0.0001")]
-    assert query.query("select count(*) from metrics")[1] == [(0,)]
-    Path(record["folder"], "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
-    assert query.query("select run_id, loss from metrics where loss is not null")[1] == [(record["run_id"], 0.5)]
-    with pytest.raises(InputError, match=r"DuckDB: .*nothing"):
-        query.query("select * from nothing")
 
 
 def test_publishing_wants_a_run_without_overrides(good):
@@ -257,7 +251,7 @@ def test_published_evidence_names_no_machine(good):
 
 
 def test_without_runs_queries_are_empty(workspace):
-    for table in ("runs", "measures", "metrics"):
+    for table in tables.COLUMNS:
         assert query.query(f"select count(*) from {table}")[1] == [(0,)]
     assert records.records() == []
 
@@ -419,7 +413,7 @@ def test_kill_9_half_way_loses_nothing_and_is_not_believed(workspace):
     (record,) = records.records()
     assert json.loads(Path(record["folder"], "run.json").read_text())["status"] == "running"
     assert (record["status"], record["first_error"]["ename"]) == ("dead", "Killed")
-    assert query.query("select status from runs")[1] == [("dead",)]  # and now it is written down
+    assert query.query("select status from runs")[1] == [("dead",)]
     for mark in cache.glob("began-*"):
         mark.unlink()
     (cache / "go").touch()
