@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,13 @@ import numpy as np
 from vlws.files import write_atomically
 
 
-def write_cell(stem: Path, result: Any, arm: str, seed: int, began: float) -> None:
-    """Arrays to stem.npz, then all else to stem.json, each whole or not at all; the JSON says that the cell is done."""
+def write_cell(
+    stem: Path, result: Any, arm: str, seed: int, began: float, log: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Arrays to stem.npz, then all else to stem.json, each whole or not at all; the JSON says that the cell is done.
+
+    log: what its trainings reported (`vlws.training_log`).
+    """
     if not isinstance(result, Mapping):
         raise TypeError(f"the cell returned {type(result).__name__}; it must return a dict")
     scalars: dict[str, Any] = {}
@@ -37,7 +42,8 @@ def write_cell(stem: Path, result: Any, arm: str, seed: int, began: float) -> No
         write_atomically(stem.with_suffix(".npz"), buffer.getvalue())
     made = {"arm": arm, "seed": seed, "seconds": round(time.perf_counter() - began, 3)}
     order = list(result)
-    text = json.dumps({"made": made, "order": order, "scalars": scalars, "arrays": sorted(arrays)}, indent=1)
+    record = {"made": made, "order": order, "scalars": scalars, "arrays": sorted(arrays)}
+    text = json.dumps(record | ({"log": list(log)} if log else {}), indent=1)
     write_atomically(stem.with_suffix(".json"), text.encode())
 
 
@@ -54,3 +60,10 @@ def read_cell(stem: Path) -> dict[str, Any]:
 def seconds_of(stem: Path) -> float:
     """How long a cell took to compute."""
     return float(json.loads(stem.with_suffix(".json").read_text())["made"]["seconds"])
+
+
+def log_of(stem: Path) -> list[dict[str, Any]]:
+    """What a cell's trainings reported, each line with its arm and seed."""
+    record = json.loads(stem.with_suffix(".json").read_text())
+    made = {name: record["made"][name] for name in ("arm", "seed")}
+    return [made | line for line in record.get("log", [])]

@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from vlws import fingerprint, mime, paths, stats
-from vlws.cells import read_cell, seconds_of, write_cell
+from vlws import fingerprint, mime, paths, stats, training_log
+from vlws.cells import log_of, read_cell, seconds_of, write_cell
 from vlws.errors import InputError
 from vlws.fingerprint import digest
 
@@ -187,6 +187,7 @@ def grid(
     stems = {cell: folder / key for cell, key in keys.items()}
     seconds = sum(seconds_of(stem) for stem in stems.values())
     cells = {cell: read_cell(stem) for cell, stem in stems.items()}
+    training_log.write([{"experiment": name} | line for stem in stems.values() for line in log_of(stem)])
     return Grid(tuple(kwargs_of), seed_list, cells, name, seconds, code_key[:16])
 
 
@@ -289,7 +290,9 @@ def _cell(fn: Callable, arm: str, seed: int, arguments: dict, stem: Path) -> tup
     torch.manual_seed(seed)
     began = time.perf_counter()
     try:
-        write_cell(stem, fn(arm, seed, **arguments), arm, seed, began)
+        with training_log.collected() as log:
+            result = fn(arm, seed, **arguments)
+        write_cell(stem, result, arm, seed, began, log)
     except Exception as error:
         kept = (
             InputError(str(error))

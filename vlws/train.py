@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from tqdm import trange
 
+from vlws import training_log
 from vlws.errors import InputError
 from vlws.files import write_atomically
 
@@ -55,7 +56,8 @@ def fit(
         label: of the progress bar; an empty one shows none (many small fits in parallel).
 
     Returns:
-        One record every `log_every` steps and for the last: step (1-based), mean loss since the last one, lr.
+        One record every `log_every` steps and for the last: step (1-based), mean loss since the last one, lr. A run
+        keeps them too, in its metrics.jsonl (`vlws.training_log`).
 
     Raises:
         Diverged: a loss that is not finite; weights in `out` are those of the last checkpoint.
@@ -96,6 +98,7 @@ def fit(
         if out is not None and (last or (step + 1) % save_every == 0):
             _save(out, step + 1, history, bare, optimizer, scheduler)
     accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
+    training_log.report(history, label)
     return history
 
 

@@ -17,7 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from vlws.errors import InputError
-from vlws.lab import chapters, evidence, query, records, runner
+from vlws.lab import chapters, evidence, query, records, runner, tables
 
 PARAMETERS = 'preset: str = "cpu"  # preset\nseeds: int = 3  # seeds\nlr: float = 1.0e-3  # learning rate'
 CLAIM = """chapter: "{id}"
@@ -223,17 +223,11 @@ def test_a_data_folder_is_part_of_the_key(workspace):
 
 
 def test_sql_reads_the_files(good):
-    _, record = good
     columns, rows = query.query(
         "select r.status, m.id, m.value, params->>'lr' from runs r join measures m using (run_id)"
     )
     assert columns[:3] == ["status", "id", "value"]
     assert rows == [("ok", "01.C1", 1e-4, "0.0001")]
-    assert query.query("select count(*) from metrics")[1] == [(0,)]
-    Path(record["folder"], "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
-    assert query.query("select run_id, loss from metrics where loss is not null")[1] == [(record["run_id"], 0.5)]
-    with pytest.raises(InputError, match=r"DuckDB: .*nothing"):
-        query.query("select * from nothing")
 
 
 def test_publishing_wants_a_run_without_overrides(good):
@@ -257,9 +251,84 @@ def test_published_evidence_names_no_machine(good):
 
 
 def test_without_runs_queries_are_empty(workspace):
-    for table in ("runs", "measures", "metrics"):
+    for table in tables.COLUMNS:
         assert query.query(f"select count(*) from {table}")[1] == [(0,)]
     assert records.records() == []
+
+
+# --- whatever the machine and the user have set up ---
+
+PICTURE = """
+import sys
+print(sys.executable)
+import matplotlib.pyplot as plt
+plt.plot([1, 2])
+plt.show()
+"""
+SURPRISE = "print('surprise')"
+
+
+@pytest.fixture
+def set_up(tmp_path, monkeypatch):
+    """A machine with another Python's kernel, a backend without pictures, and settings for interactive work."""
+    spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "Python 3 (site)", "language": "python"}
+    for place in ("site", "user"):
+        folder = tmp_path / place / "kernels" / "python3"
+        folder.mkdir(parents=True)
+        (folder / "kernel.json").write_text(json.dumps(spec))
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "00.py").write_text(SURPRISE)
+    config = "c.InteractiveShell.pdb = True\nc.InteractiveShellApp.exec_lines = [\"print('surprise')\"]\n"
+    (startup.parent / "ipython_kernel_config.py").write_text(config)
+    (tmp_path / "startup.py").write_text(SURPRISE)
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: Agg\n")
+    for name, value in {
+        "JUPYTER_PATH": "site",
+        "JUPYTER_DATA_DIR": "user",
+        "IPYTHONDIR": "ipython",
+        "PYTHONSTARTUP": "startup.py",
+        "MATPLOTLIBRC": "matplotlibrc",
+    }.items():
+        monkeypatch.setenv(name, str(tmp_path / value))
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+
+
+def test_a_chapter_runs_in_this_python_with_pictures_and_without_surprises(workspace, set_up):
+    write_notebook(workspace, "01_shows", PICTURE)
+    (record,) = runner.run(runner.plan(["01"]))
+    assert (record["status"], record["first_error"]) == ("ok", None)
+    folder = Path(record["folder"])
+    cells = json.loads((folder / "notebook.ipynb").read_text())["cells"]
+    assert Path(folder, "stdout.log").read_text().splitlines()[0] == sys.executable
+    assert "surprise" not in Path(folder, "stdout.log").read_text()
+    assert sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", [])) == 1
+
+
+def test_a_cell_that_raises_starts_no_debugger(workspace, set_up):
+    write_notebook(workspace, "01_raises", "1 / 0")
+    (record,) = runner.run(runner.plan(["01"]))
+    assert record["first_error"]["ename"] == "ZeroDivisionError"
+    assert "ipdb" not in Path(record["folder"], "notebook.ipynb").read_text()
+
+
+def test_a_notebook_that_was_saved_with_another_kernel_runs_in_this_python(workspace):
+    write_notebook(workspace, "01_other", "import sys\nprint(sys.executable)")
+    path = workspace / "notebooks" / "01_other.ipynb"
+    path.write_text(path.read_text().replace('"name": "python3"', '"name": "conda-env-research-py"'))
+    (record,) = runner.run(runner.plan(["01"]))
+    assert Path(record["folder"], "stdout.log").read_text().strip() == sys.executable
+
+
+def test_the_record_has_the_versions_of_the_process_that_computed(workspace, monkeypatch):
+    write_notebook(workspace, "01_good", "1")
+    shadow = workspace / "site" / "pykeops-0.0.1.dist-info"  # comes first on the kernel's path, not on ours
+    shadow.mkdir(parents=True)
+    (shadow / "METADATA").write_text("Metadata-Version: 2.1\nName: pykeops\nVersion: 0.0.1\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(shadow.parent), os.environ.get("PYTHONPATH", "")]))
+    (record,) = runner.run(runner.plan(["01"]))
+    assert record["env"]["pykeops"] == "0.0.1"
+    assert not Path(record["folder"], "versions.json").exists()
 
 
 # --- runs that do not ---
@@ -344,7 +413,7 @@ def test_kill_9_half_way_loses_nothing_and_is_not_believed(workspace):
     (record,) = records.records()
     assert json.loads(Path(record["folder"], "run.json").read_text())["status"] == "running"
     assert (record["status"], record["first_error"]["ename"]) == ("dead", "Killed")
-    assert query.query("select status from runs")[1] == [("dead",)]  # and now it is written down
+    assert query.query("select status from runs")[1] == [("dead",)]
     for mark in cache.glob("began-*"):
         mark.unlink()
     (cache / "go").touch()

@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 a run failed (or a disk did), 2 bad input, 130 interrupted.
 """
 
-import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from vlws.errors import InputError
-from vlws.lab.terminal import aligned, answer, pairs, say
+from vlws.lab.terminal import aligned, answer, as_json_text, pairs, say
 
 app = typer.Typer(
     add_completion=False,
@@ -224,7 +223,8 @@ def publish(
 def runs_command(
     chapter: Annotated[str | None, typer.Argument(help="Only of this chapter.", show_default=False)] = None,
     sql: Annotated[
-        str | None, typer.Option(help="A query by DuckDB over tables runs, measures, metrics.", show_default=False)
+        str | None,
+        typer.Option(help="A query by DuckDB over runs, measures, gates, arms, metrics, results.", show_default=False),
     ] = None,
     limit: Annotated[int, typer.Option(help="How many of the newest.", min=1)] = 20,
     as_json: Json = False,
@@ -337,7 +337,7 @@ def main() -> None:
 
 def _leave(sentence: str, code: int, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"error": sentence}, ensure_ascii=False))
+        print(as_json_text({"error": sentence}))
     else:
         print(sentence, file=sys.stderr)
     sys.exit(code)

@@ -7,10 +7,10 @@ import platform
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from vlws.errors import InputError
 from vlws.files import read_json, write_json
 from vlws.lab import executors
 from vlws.lab.chapters import Chapter, chapter, read_values
+from vlws.lab.launch import versions
 from vlws.lab.parameters import PRESETS
 
 SCHEMA = 1
@@ -72,16 +73,37 @@ def _made_of(slug: str, code: tuple[str, ...], backbones: tuple[str, ...]) -> st
 def records(slug: str | None = None) -> list[dict[str, Any]]:
     """The records of all runs, newest first, each with its `folder`.
 
-    A run whose status is "running" though the process that ran it is gone counts as dead.
+    A run whose status is "running" though the process that ran it is gone counts as dead. A run.json that is no record
+    (cut by a power failure, say) is left out, and told of on stderr.
     """
     found = []
     for path in paths.runs().glob(f"{slug or '*'}/*/run.json"):
         record = read_json(path)
-        if isinstance(record, dict) and "status" in record:
-            if record["status"] == "running" and not _alive(record):
-                record |= {"status": "dead", "first_error": error_of("Killed", "the process that ran it was killed")}
-            found.append(record | {"folder": str(path.parent)})
-    return sorted(found, key=lambda record: record.get("started") or "", reverse=True)
+        if not _is_record(record):
+            _tell_of(path)
+            continue
+        if record["status"] == "running" and not _alive(record):
+            record |= {"status": "dead", "first_error": error_of("Killed", "the process that ran it was killed")}
+        found.append(record | {"folder": str(path.parent)})
+    return sorted(found, key=lambda record: record["started"], reverse=True)
+
+
+RECORD: dict[str, type | tuple[type, ...]] = {  # what every record has; what else there is may be missing
+    **dict.fromkeys(("run_id", "chapter", "slug", "title", "preset", "status", "key", "started"), str),
+    **{"params": dict, "overrides": list, "wall_s": (int, float, type(None)), "first_error": (dict, type(None))},
+}
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        name in value and isinstance(value[name], kind) for name, kind in RECORD.items()
+    )
+
+
+@cache
+def _tell_of(path: Path) -> None:
+    """Say once that a file is left out."""
+    print(f"{path} is left out: it is no record of a run.", file=sys.stderr)
 
 
 def settle() -> None:
@@ -152,8 +174,10 @@ def keep_data(executed: Mapping[str, Any], folder: Path) -> None:
 
 
 def kept(record: Mapping[str, Any], file: str) -> list[dict[str, Any]]:
-    """What a run kept in one of KEPT."""
-    return read_json(Path(record["folder"]) / file) or []
+    """What a run kept in one of KEPT; nothing where the file is missing or broken."""
+    found = read_json(Path(record["folder"]) / file)
+    _, key = KEPT[file]
+    return [one for one in found if isinstance(one, dict) and key in one] if isinstance(found, list) else []
 
 
 def measures(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -202,20 +226,12 @@ def environment() -> dict[str, Any]:
     """Versions, platform and hardware, without importing what is named."""
     pins = paths.root() / "constraints.txt"
     return {
-        "python": platform.python_version(),
-        **{package: _version(package) for package in ("torch", "transformers", "pykeops")},
+        **versions(),
         "platform": platform.platform(),
         "cpu": f"{_cpu_name()}, {executors.cores()} cores",
         "gpu": ", ".join(executors.gpu_names()) or None,
         "constraints": hashlib.sha256(pins.read_bytes()).hexdigest()[:12] if pins.exists() else None,
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _cpu_name() -> str:

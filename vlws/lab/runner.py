@@ -21,7 +21,7 @@ from typing import Any
 from vlws import paths
 from vlws.errors import InputError
 from vlws.files import read_json, write_json
-from vlws.lab import executors, kernel, records
+from vlws.lab import executors, kernel, launch, records, tables
 from vlws.lab.chapters import chapter, chapters, preset_values, read_values
 from vlws.lab.describe import label, shown
 from vlws.lab.records import key
@@ -206,6 +206,8 @@ def _ended(record: dict, folder: Path, status: str, code: int | None, began: flo
     executed = read_json(folder / "notebook.ipynb") or {"cells": []}
     records.keep_data(executed, folder)
     (folder / "job.json").unlink(missing_ok=True)
+    record["env"] |= read_json(folder / launch.VERSIONS) or {}
+    (folder / launch.VERSIONS).unlink(missing_ok=True)
     now = time.time()
     record |= {
         "status": status,
@@ -215,6 +217,7 @@ def _ended(record: dict, folder: Path, status: str, code: int | None, began: flo
         "peak_rss_mb": round(peak) if peak else None,
         "first_error": None if status == "ok" else records.first_error(executed, status, folder / "stderr.log"),
     }
+    tables.write_csv(record | {"folder": str(folder)})
     write_json(folder / "run.json", record)
     return record | {"folder": str(folder)}
 

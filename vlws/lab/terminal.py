@@ -1,8 +1,10 @@
 """How a command reads its arguments and writes what it found."""
 
 import json
+import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from vlws.errors import InputError
@@ -30,7 +32,28 @@ def say(line: str) -> None:
 
 def answer(as_json: bool, value: Any, text: str) -> None:
     """What a command found, as one JSON value or as text."""
-    print(json.dumps(value, ensure_ascii=False, default=str) if as_json else text)
+    print(as_json_text(value) if as_json else text)
+
+
+def as_json_text(value: Any) -> str:
+    """A value as JSON that every reader takes: nan and inf are null, times ISO 8601, what else JSON lacks is text."""
+    plain = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
+    return json.dumps(finite(value), ensure_ascii=plain, default=_as_plain, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """A value of dicts, lists and scalars with None for every number that is not finite."""
+    if isinstance(value, Mapping):
+        return {name if isinstance(name, str) else str(name): finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    if isinstance(value, float | Decimal):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _as_plain(value: Any) -> str:
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
