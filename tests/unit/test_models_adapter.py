@@ -533,5 +533,5 @@ def test_what_cannot_be_loaded_is_told_in_a_sentence(tmp_path):
     weights = model.state_dict()
     del weights["model.multi_modal_projector.linear_1.weight"]
     model.save_pretrained(tmp_path, state_dict=weights)
-    with refused("holds no complete checkpoint: its weights lack model.multi_modal_projector.linear_1.weight."):
+    with refused("holds no complete checkpoint: its weights lack model.multi_modal_projector.linear_1.weight; give"):
         load_mllm(str(tmp_path), device="cpu")

@@ -24,6 +24,7 @@ from vlws.files import read_json, write_json
 from vlws.lab import executors, kernel, launch, records, tables
 from vlws.lab.chapters import chapter, chapters, preset_values, read_values
 from vlws.lab.describe import label, shown
+from vlws.lab.inputs import check_inputs
 from vlws.lab.records import key
 
 STATUS_OF_CODE = {0: "ok", 1: "failed"}  # any other exit code: dead
@@ -61,6 +62,7 @@ def plan(
         literals = {name: parameter.default for name, parameter in one.parameters.items()}
         base = literals | preset_values(one, preset) | ({"preset": preset} if "preset" in literals else {})
         fixed = read_values(one, mine)
+        check_inputs(one, base | fixed, axes)
         for cell in itertools.product(*axes.values()):
             chosen_values = fixed | read_values(one, dict(zip(axes, cell, strict=True)))
             params = base | chosen_values

@@ -24,8 +24,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vlws.errors import InputError
 from vlws.models.clip import pixels
+from vlws.models.tokens import IMAGE_PLACEHOLDER, check_texts, count_appended
 
-IMAGE_PLACEHOLDER = "<image>"  # stands for one picture in every text
 IGNORED = -100  # label of a token without a loss
 ImageInput = Image.Image | np.ndarray | Tensor  # PIL, uint8 RGB "h w 3", or one row of `vision_features`
 
@@ -117,6 +117,8 @@ class Adapter(ABC):
                 f"at token {expected}; give the processor that was saved with the model."
             )
 
+        self._appended = count_appended(self.tokenizer)
+
     @property
     def sizes(self) -> dict[str, int]:
         """What added weights must fit: `hidden_size` and `num_layers` of the language model."""
@@ -142,19 +144,20 @@ class Adapter(ABC):
         """n texts, each with one picture per placeholder "<image>", and with its answer after it -> a batch on the CPU.
 
         Pictures are all PIL or arrays, or all rows of `vision_features`. Tokens of an answer, and the end token after
-        it, follow the text's own; they alone have labels. The tokenizer's start token comes first in every row.
+        it, follow the text's own; they alone have labels. The tokenizer's start token comes first in every row; an end
+        token that it appends by itself is left out, since generation would start behind it.
 
         Raises:
             InputError: numbers of placeholders and pictures, or of texts, pictures and answers, that differ; an empty
                 answer; more tokens than the model has positions; an unknown padding side.
         """
-        _check_texts(texts, images, answers, padding_side)
+        check_texts(texts, images, answers, padding_side)
         pictures = [picture for row in images for picture in row]
         pixel_values, features, counts, extra = self.read_images(pictures) if pictures else (None, None, [], {})
         extra |= self.read_instructions(texts, [len(row) for row in images])
         tokens = iter(counts)
         marked = [re.sub(IMAGE_PLACEHOLDER, lambda _: self.image_text(next(tokens)), text) for text in texts]
-        rows = self.tokenizer(marked)["input_ids"]
+        rows = [row[: len(row) - self._appended] for row in self.tokenizer(marked)["input_ids"]]
         prompt_lengths = torch.tensor([len(row) for row in rows])
         if answers is not None:
             tails = self.tokenizer(list(answers), add_special_tokens=False)["input_ids"]
@@ -170,6 +173,11 @@ class Adapter(ABC):
 
     def _image_spans(self, input_ids: Tensor, counts: list[int]) -> Tensor:
         """(row, start, stop) of each picture, "n 3"; picture i has `counts[i]` tokens."""
+        if min(counts, default=1) < 1:
+            raise InputError(
+                f"A picture comes to {min(counts)} image tokens; check that the processor's patch_size, "
+                "num_additional_image_tokens or num_query_tokens are those of the model."
+            )
         at = torch.nonzero(input_ids == self.image_token_id)  # "token 2" (row, column)
         first = torch.tensor([0, *counts], dtype=torch.long).cumsum(0)
         if first[-1] != len(at):
@@ -323,25 +331,3 @@ class Adapter(ABC):
     def image_text(self, tokens: int) -> str:
         """What replaces the placeholder of a picture of so many tokens."""
         return self.image_token * tokens
-
-
-def _check_texts(
-    texts: Sequence[str], images: Sequence[Sequence[ImageInput]], answers: Sequence[str] | None, padding_side: str
-) -> None:
-    """InputError unless every text has its pictures and, where there are answers, an answer with words."""
-    if not len(texts) == len(images) == len(texts if answers is None else answers):
-        raise InputError(
-            f"{len(texts)} texts, {len(images)} lists of pictures and {len(answers or texts)} answers were given; "
-            "each text needs one of each."
-        )
-    if padding_side not in ("left", "right"):
-        raise InputError(f"padding_side={padding_side!r}: accepted are left and right.")
-    for i, (text, pictures) in enumerate(zip(texts, images, strict=True)):
-        if text.count(IMAGE_PLACEHOLDER) != len(pictures):
-            raise InputError(
-                f"Text {i} marks {text.count(IMAGE_PLACEHOLDER)} pictures with {IMAGE_PLACEHOLDER}, but "
-                f"{len(pictures)} were given; it needs one {IMAGE_PLACEHOLDER} per picture."
-            )
-    for i, answer in enumerate(answers or ()):
-        if not answer.strip():
-            raise InputError(f"Answer {i} is empty; each sample needs one to learn from.")

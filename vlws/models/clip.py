@@ -5,12 +5,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import trange
 from transformers import CLIPModel, CLIPProcessor
-from transformers.utils import logging
 
 from vlws.errors import InputError
 from vlws.models.hub import locate, resolve_device
+from vlws.models.tokens import check_end_token, check_vocabulary
+from vlws.models.weights import check_differ, check_finite, in_one_sentence, load_checked
 
 
 class ImageTextEncoder(Protocol):
@@ -40,23 +42,39 @@ def load_clip(name: str = "clip-emoji", device: str = "auto") -> Clip:
     """A CLIPModel (float32, eval mode) and its CLIPProcessor: a shipped name, a folder, or a hub id.
 
     Raises:
-        InputError: no such folder or hub id, a hub that cannot be reached, or a checkpoint of another class.
+        InputError: no such folder or hub id, a hub that cannot be reached, a checkpoint of another class, one that is
+            not complete, or whose weights, tokenizer and processor do not belong together: one blank picture and two
+            texts go through the whole model.
     """
     source, _ = locate(name)
     where = resolve_device(device)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # torchvision is not needed: the PIL processor does the same
-    try:
-        model = CLIPModel.from_pretrained(source, dtype=torch.float32).to(where).eval()
-        processor = CLIPProcessor.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name} holds no complete CLIP checkpoint: {str(error).splitlines()[0]}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    known, read = len(processor.tokenizer), model.config.text_config.vocab_size
-    if known < read / 2:  # without its files the tokenizer class starts empty, and says nothing
-        raise InputError(f"{name} holds no complete CLIP checkpoint: its tokenizer has {known} of {read} tokens.")
-    return Clip(model, processor)
+    model, processor = load_checked(CLIPModel, CLIPProcessor.from_pretrained, source, name)
+    config = model.config.text_config
+    known = len(processor.tokenizer)
+    if known < config.vocab_size / 2:  # without its files the tokenizer class starts empty, and says nothing
+        raise InputError(
+            f"{name} holds no complete checkpoint: its tokenizer has {known} of {config.vocab_size} tokens."
+        )
+    check_vocabulary(processor.tokenizer, config.vocab_size, name)
+    check_end_token(processor.tokenizer, config.eos_token_id, name)
+    clip = Clip(model.to(where), processor)
+    with in_one_sentence(name, "cannot run a blank picture and two texts"):
+        _try_out(clip, name)
+    return clip
+
+
+def _try_out(clip: Clip, name: str) -> None:
+    """One blank picture and two texts through the whole model.
+
+    Raises:
+        InputError: pictures of another size than the tower's, values that are not finite, two texts with one feature.
+    """
+    blank, side = Image.new("RGB", (96, 64)), clip.model.config.vision_config.image_size
+    check_size(pixels(clip.processor, [blank], side), side, name)
+    texts = torch.from_numpy(clip.texts(["a word", "and others"]))
+    check_finite(torch.from_numpy(clip.images([blank])), name)
+    check_finite(texts, name)
+    check_differ(*texts, name)
 
 
 @torch.inference_mode()
@@ -109,6 +127,16 @@ def pixels(processor: CLIPProcessor, images: np.ndarray | Sequence, side: int) -
         mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (p.image_mean, p.image_std))
         return (torch.from_numpy(images).permute(0, 3, 1, 2).float() * p.rescale_factor - mean) / std
     return p(images=list(images), return_tensors="pt")["pixel_values"]
+
+
+def check_size(values: torch.Tensor, side: int, name: str) -> None:
+    """InputError unless what an image processor gives, "n c h w", has the size that the tower takes."""
+    height, width = values.shape[-2:]
+    if (height, width) != (side, side):
+        raise InputError(
+            f"{name}: its image processor makes pictures of {height} x {width} pixels, but its vision tower takes "
+            f"{side} x {side}; write that size into crop_size (or size) of its processor's config."
+        )
 
 
 def _unit(features: torch.Tensor) -> np.ndarray:

@@ -1,10 +1,11 @@
 """The families of multimodal language models that have an adapter: LLaVA, BLIP-2, InstructBLIP and Qwen2.5-VL."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
 from einops import rearrange
+from PIL import Image
 from torch import Tensor
 from transformers import (
     AutoImageProcessor,
@@ -19,11 +20,13 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions as QFormerOutput
-from transformers.utils import logging
 
 from vlws.errors import InputError
 from vlws.models.adapter import IMAGE_PLACEHOLDER, Adapter, Batch, ImageInput, Parts
-from vlws.models.hub import locate, resolve_device
+from vlws.models.clip import check_size
+from vlws.models.hub import MLLM, locate, resolve_device
+from vlws.models.tokens import check_vocabulary
+from vlws.models.weights import check_differ, check_finite, in_one_sentence, load_checked
 
 
 class LlavaAdapter(Adapter):
@@ -169,6 +172,12 @@ class QwenVLAdapter(Adapter):
         return f"<|vision_start|>{self.image_token * tokens}<|vision_end|>"
 
 
+def _qwen_parts(source: str) -> Parts:
+    """Without the video processor, which would need torchvision."""
+    return Parts(AutoTokenizer.from_pretrained(source), AutoImageProcessor.from_pretrained(source))
+
+
+PROCESSORS: dict[type[PreTrainedModel], Callable[[str], Parts]] = {Qwen2_5_VLForConditionalGeneration: _qwen_parts}
 ADAPTERS: dict[type[PreTrainedModel], type[Adapter]] = {
     LlavaForConditionalGeneration: LlavaAdapter,
     Blip2ForConditionalGeneration: Blip2Adapter,
@@ -196,25 +205,36 @@ def load_mllm(name: str, device: str = "auto", dtype: torch.dtype = torch.float3
     """A multimodal language model in eval mode: a shipped name, a folder written by save_pretrained, or a hub id.
 
     Raises:
-        InputError: no such folder or hub id, a hub that cannot be reached, a checkpoint of another class, or one that
-            is not complete.
+        InputError: no such folder or hub id, a hub that cannot be reached, a checkpoint of another class, one that is
+            not complete, or whose weights, tokenizer and processor do not belong together: one blank picture and short
+            texts go through the whole model.
     """
-    kinds = {kind.config_class.model_type: kind for kind in ADAPTERS}
-    names = {model_type: kind.__name__ for model_type, kind in kinds.items()}
-    source, model_type = locate(name, names, example="Salesforce/blip2-opt-2.7b")
-    kind, where = kinds[model_type], resolve_device(device)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # torchvision is not needed: the PIL processors do the same
-    try:
-        model, report = kind.from_pretrained(source, dtype=dtype, output_loading_info=True)
-        if kind is Qwen2_5_VLForConditionalGeneration:  # its video processor would need torchvision
-            processor = Parts(AutoTokenizer.from_pretrained(source), AutoImageProcessor.from_pretrained(source))
-        else:
-            processor = AutoProcessor.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name} holds no complete checkpoint: {str(error).splitlines()[0]}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    if report["missing_keys"]:
-        raise InputError(f"{name} holds no complete checkpoint: its weights lack {min(report['missing_keys'])}.")
-    return adapt(model.to(where).eval(), processor)
+    source, model_type = locate(name, MLLM)
+    kind = next(kind for kind in ADAPTERS if kind.config_class.model_type == model_type)
+    where = resolve_device(device)
+    model, processor = load_checked(kind, PROCESSORS.get(kind, AutoProcessor.from_pretrained), source, name, dtype)
+    with in_one_sentence(name, "cannot be used"):
+        mllm = adapt(model, processor)
+    check_vocabulary(mllm.tokenizer, mllm.causal_lm.get_input_embeddings().num_embeddings, name, [mllm.image_token_id])
+    model.to(where)
+    with in_one_sentence(name, "cannot run a blank picture and a text"):
+        _try_out(mllm, name)
+    return mllm
+
+
+@torch.no_grad()
+def _try_out(mllm: Adapter, name: str) -> None:
+    """One blank picture with a text, and two texts alone, through the whole model.
+
+    Raises:
+        InputError: values that are not finite, two texts that the model cannot tell apart, a picture that does not fit.
+    """
+    blank = mllm.encode(["<image> a word"], [[Image.new("RGB", (96, 64))]])
+    side = getattr(mllm.model.config.vision_config, "image_size", None)  # Qwen2.5-VL takes any
+    if side is not None and blank.pixel_values is not None:
+        check_size(blank.pixel_values, side, name)
+    check_finite(mllm.run(blank.to(mllm.device)).logits, name)
+    alone = mllm.encode(["a word", "and others"], [[], []], padding_side="left")
+    logits = mllm.run(alone.to(mllm.device)).logits[:, -1].float()  # "text vocabulary"
+    check_finite(logits, name)
+    check_differ(*logits, name)

@@ -1,11 +1,16 @@
-"""Find a checkpoint by shipped name, folder or hub id, check what it is before it is loaded, and choose a device."""
+"""Find a checkpoint by shipped name, folder or hub id, look at its files before it is loaded, and choose a device.
+
+Importing this file imports no torch: the runner looks at a checkpoint with `locate` before it starts a run.
+`models.weights` then loads what was found.
+"""
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from huggingface_hub import (
     get_hf_file_metadata,
     hf_hub_download,
@@ -14,12 +19,41 @@ from huggingface_hub import (
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+from safetensors import SafetensorError, safe_open
 
 from vlws.errors import InputError
 
+if TYPE_CHECKING:
+    import torch
+
 ASSETS = Path(__file__).parent / "assets"
 REACH_SECONDS = 5.0
-CLIP = {"clip": "CLIPModel"}
+
+
+class Kinds(NamedTuple):
+    """The models that a loader takes: model_type -> class name, and a hub id as an example."""
+
+    classes: Mapping[str, str]
+    example: str
+
+
+CLIP = Kinds({"clip": "CLIPModel"}, "openai/clip-vit-base-patch32")  # what `clip.load_clip` takes
+MLLM = Kinds(  # what `families.load_mllm` takes
+    {
+        "llava": "LlavaForConditionalGeneration",
+        "blip-2": "Blip2ForConditionalGeneration",
+        "instructblip": "InstructBlipForConditionalGeneration",
+        "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    },
+    "Salesforce/blip2-opt-2.7b",
+)
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # each whole, or in parts that an .index.json lists
+FOREIGN = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5", ".onnx")
+POINTER = b"version https://git-lfs"
+READ = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")  # suffixes of files that loading reads
+QUANTISED = ("I8", "U8", "F8_E4M3", "F8_E5M2", "F4")  # types of safetensors that no weight of a float model has
+UNQUANTISED = "accepted are weights in float32, float16 or bfloat16, such as those that the checkpoint was made from"
 
 
 def shipped() -> tuple[str, ...]:
@@ -27,37 +61,140 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in ASSETS.glob("*/config.json")))
 
 
-def locate(
-    name: str, classes: Mapping[str, str] = CLIP, example: str = "openai/clip-vit-base-patch32"
-) -> tuple[str, str]:
-    """The folder or hub id behind a name, and its model_type, once its config is there and one of `classes`.
+def locate(name: str, kinds: Kinds = CLIP) -> tuple[str, str]:
+    """The folder or hub id behind a name, and its model_type; a folder's files have been looked at (`check_folder`).
+
+    >>> locate("clip-emoji")[1]
+    'clip'
 
     Args:
-        classes: model_type -> class name.
+        kinds: CLIP or MLLM.
 
     Raises:
-        InputError: no such folder or hub id, a hub that cannot be reached, a checkpoint of another class.
+        InputError: no such folder or hub id, a hub that cannot be reached, a checkpoint of another class, one that is
+            quantised, or whose files cannot be those of a whole checkpoint.
     """
     folder = ASSETS / name if name in shipped() else Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise InputError(f"{name} is no Hugging Face checkpoint: the folder has no config.json.")
-        config, source = folder / "config.json", str(folder)
+        config, source = _read_config(folder, name), str(folder)
+        _check_class(config, name, kinds)
+        check_folder(folder, name)
     elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        config, source = _hub(name)
+        path, source = _hub(name)
+        config = _read_config(path.parent, name)
+        _check_class(config, name, kinds)
+        if source != name:
+            check_folder(Path(source), name)
     else:
+        fault = f"{name} is a file" if folder.is_file() else f"There is no backbone {name!r}"
         raise InputError(
-            f"There is no backbone {name!r}: accepted are a shipped name ({', '.join(shipped())}), a folder written by "
-            f"save_pretrained, or a hub id such as {example}."
+            f"{fault}: accepted are a shipped name ({', '.join(shipped())}), a folder written by save_pretrained, or a "
+            f"hub id such as {kinds.example}."
         )
-    given = json.loads(config.read_text(encoding="utf-8"))
-    kind = given.get("model_type")
-    if kind not in classes:
+    return source, config["model_type"]
+
+
+def _read_config(folder: Path, name: str) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise InputError(
+                f"{name} holds a PEFT adapter alone; accepted is a whole checkpoint: load adapter and base with peft, "
+                "then call merge_and_unload() and save_pretrained."
+            )
+        raise InputError(f"{name} is no Hugging Face checkpoint: the folder has no config.json.")
+    _check_pointers(folder, name)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{name} is no Hugging Face checkpoint: its config.json is no JSON ({error}).") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{name} is no Hugging Face checkpoint: its config.json is no JSON object.")
+    return config
+
+
+def _check_pointers(folder: Path, name: str) -> None:
+    for path in sorted(folder.iterdir()):
+        small = path.suffix in READ and path.is_file() and path.stat().st_size < 1024
+        if small and path.read_bytes().startswith(POINTER):
+            raise InputError(
+                f"{name}: {path.name} is a git-lfs pointer, not the file itself; run `git lfs pull` in the folder, or "
+                "`hf download` the checkpoint anew."
+            )
+
+
+def _check_class(config: Mapping[str, Any], name: str, kinds: Kinds) -> None:
+    """InputError unless a config's model_type is one of `kinds` and its weights are not quantised."""
+    kind = config.get("model_type")
+    if kind not in kinds.classes:
         raise InputError(
-            f"{name} is a {(given.get('architectures') or [kind])[0]}; accepted here: {', '.join(classes.values())}, "
-            f"such as {example}."
+            f"{name} is a {(config.get('architectures') or [kind])[0]}; accepted here: "
+            f"{', '.join(kinds.classes.values())}, such as {kinds.example}."
         )
-    return source, kind
+    if quantised := config.get("quantization_config"):
+        method = quantised.get("quant_method", "unknown method") if isinstance(quantised, dict) else quantised
+        raise InputError(f"{name} is quantised ({method}); {UNQUANTISED}.")
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Look at the files of a checkpoint, not at its weights: seconds even for a large one.
+
+    Raises:
+        InputError: a git-lfs pointer where a file should be, no weights, a part of them that is missing or cut short,
+            weights of a quantised type.
+    """
+    _check_pointers(folder, name)
+    files = weight_files(folder)
+    if not files:
+        there = [path.name for path in sorted(folder.iterdir()) if path.suffix in FOREIGN]
+        raise InputError(
+            f"{name} holds no complete checkpoint: it has neither {' nor '.join(WEIGHTS)}, but "
+            f"{', '.join(there[:3]) or 'no weights'}; accepted is a folder written by save_pretrained."
+        )
+    for path in files:
+        if not path.is_file():
+            raise InputError(
+                f"{name} holds no complete checkpoint: {path.name}, which its index lists, is missing; download it."
+            )
+        fault = _safetensors_fault(path) if path.suffix == ".safetensors" else _bin_fault(path)
+        if fault:
+            raise InputError(f"{name} holds no complete checkpoint: {path.name} {fault}.")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights that loading would read, there or not; none where the folder has no weights."""
+    for weights in WEIGHTS:
+        index = folder / f"{weights}.index.json"
+        if (folder / weights).is_file():
+            return [folder / weights]
+        if index.is_file():
+            try:
+                parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise InputError(f"{index} is no index of weights ({type(error).__name__}); download it.") from error
+            return [folder / part for part in sorted(parts)]
+    return []
+
+
+def _safetensors_fault(path: Path) -> str | None:
+    """What is wrong with a file by its header, which says how long the file must be."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            for key in file.keys():  # noqa: SIM118 (the file is no mapping)
+                kind = file.get_slice(key).get_dtype()
+                if kind in QUANTISED:
+                    return f"is quantised ({key} is {kind}); {UNQUANTISED}"
+    except (SafetensorError, OSError) as error:
+        return f"is damaged or cut short ({str(error).splitlines()[0]}); download it anew"
+    return None
+
+
+def _bin_fault(path: Path) -> str | None:
+    """A file of torch.save is a zip archive, whose table of contents stands at its end."""
+    with path.open("rb") as file:
+        begins = file.read(2)
+    cut = begins == b"PK" and not zipfile.is_zipfile(path)
+    return "is damaged or cut short; download it anew" if cut or not begins else None
 
 
 def _hub(name: str) -> tuple[Path, str]:
@@ -65,26 +202,33 @@ def _hub(name: str) -> tuple[Path, str]:
     cached = try_to_load_from_cache(name, "config.json")
     if isinstance(cached, str):
         snapshot = Path(cached).parent
-        if any(any(snapshot.glob(f"*{suffix}")) for suffix in (".safetensors", ".bin")):
+        files = weight_files(snapshot)
+        if files and all(path.is_file() for path in files):
             return Path(cached), str(snapshot)  # asks nobody
     advice = (
         f"on a connected machine run `hf download {name} --local-dir FOLDER` and give that folder, "
         "or bring its cache along and set HF_HOME"
     )
     if is_offline_mode():
-        raise InputError(f"{name} is not in the local cache and HF_HUB_OFFLINE is set: {advice}.")
+        raise InputError(f"{name} is no folder, is not in the local cache and HF_HUB_OFFLINE is set: {advice}.")
     try:
         get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=REACH_SECONDS)
     except (RepositoryNotFoundError, EntryNotFoundError, HFValidationError) as error:
-        raise InputError(f"The hub shows no model {name!r}: check the id, or log in with `hf auth login`.") from error
+        raise InputError(
+            f"{name} is no folder, and the hub shows no such model: check the id, or log in with `hf auth login`."
+        ) from error
     except Exception as error:  # the hub's HTTP client differs by version; whatever it raises, the hub did not answer
         reason = type(error).__name__
-        raise InputError(f"{name} cannot be reached on the Hugging Face hub ({reason}): {advice}.") from error
+        raise InputError(
+            f"{name} is no folder, and cannot be reached on the Hugging Face hub ({reason}): {advice}."
+        ) from error
     return Path(hf_hub_download(name, "config.json")), name
 
 
-def resolve_device(device: str = "auto") -> torch.device:
+def resolve_device(device: str = "auto") -> "torch.device":
     """ "auto" is cuda where there is one, else cpu; anything else is torch's own name."""
+    import torch
+
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -98,7 +242,7 @@ def resolve_device(device: str = "auto") -> torch.device:
     return found
 
 
-def weights_hash(model: torch.nn.Module) -> str:
+def weights_hash(model: "torch.nn.Module") -> str:
     """sha256 over names and values of all weights, 16 hex digits."""
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
