@@ -176,8 +176,9 @@ def keep_data(executed: Mapping[str, Any], folder: Path) -> None:
 def kept(record: Mapping[str, Any], file: str) -> list[dict[str, Any]]:
     """What a run kept in one of KEPT; nothing where the file is missing or broken."""
     found = read_json(Path(record["folder"]) / file)
-    _, key = KEPT[file]
-    return [one for one in found if isinstance(one, dict) and key in one] if isinstance(found, list) else []
+    _, *key = KEPT[file]
+    whole = isinstance(found, list)
+    return [one for one in found if isinstance(one, dict) and set(key) <= one.keys()] if whole else []
 
 
 def measures(record: Mapping[str, Any]) -> list[dict[str, Any]]:
