@@ -173,7 +173,7 @@ def published(slug: str | None = None) -> list[dict[str, Any]]:
     for path in sorted((paths.reports() / "results").glob(f"{slug or '*'}/*.json")):
         result = read_json(path)
         if isinstance(result, dict) and isinstance(result.get("measures"), list):
-            empty = {"run": {}, "gates": [], "arms": [], "seconds": None, "code": {}}
+            empty: dict[str, Any] = {"run": {}, "gates": [], "arms": [], "seconds": None, "code": {}}
             found.append(empty | result | {"slug": path.parent.name})
     return found
 
