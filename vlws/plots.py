@@ -6,12 +6,15 @@ vision deficiencies. Figures keep a white ground, so that they read the same in 
 
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.ticker import MaxNLocator
 
 from vlws.errors import InputError
 
@@ -132,6 +135,7 @@ def forest(
         ax.axvline(threshold, color="#333333", lw=1, ls=(0, (4, 3)), zorder=0)
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))  # long names leave little room for figures
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
     ax.spines["left"].set_visible(False)
@@ -143,6 +147,24 @@ def _ordered(*figures: float | None) -> bool:
     """Whether figures (value, low, high), as far as they are given, are finite and low is not above high."""
     value, low, high = figures
     return bool(np.isfinite([f for f in (value, low, high) if f is not None]).all()) and (low is None or low <= high)
+
+
+def legend(ax: Axes, *, shared: bool = False, columns: int = 4, **options: Any) -> Legend:
+    """A legend that never lies over data: right of its axes, or once above all axes of the figure.
+
+    ax: the axes whose labelled artists it lists. shared: above the figure, `columns` per row, for panels that show the
+    same things. options: passed on to matplotlib. It needs a figure with constrained layout, as `use_style` sets.
+    Raises InputError where nothing on the axes has a label.
+
+    Example: plots.legend(axes[0, 0], shared=True, markerscale=4)
+    """
+    handles, labels = ax.get_legend_handles_labels()
+    if not labels:
+        raise InputError("legend() was given axes without a labelled artist; draw with label=... first.")
+    figure = ax.get_figure(root=True)
+    if shared and figure is not None:
+        return figure.legend(handles, labels, loc="outside upper right", ncols=min(columns, len(labels)), **options)
+    return ax.legend(handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5), **options)
 
 
 def show_images(

@@ -127,6 +127,49 @@ def gate_reason(gate: Mapping[str, Any]) -> str:
 
 # --- how they look ----------------------------------------------------------------------------------------------------
 
+DECADES = "decades"  # the unit of a decimal logarithm of a factor; "decades of X" is that of an X
+
+
+def figures(m: Any) -> tuple[str, str, str]:
+    """Value, interval and unit of a measure (a dict or anything with its fields) in a unit that a reader knows.
+
+    A measure in decades is shown as the factor that it is the logarithm of; the measure itself keeps its unit.
+
+    >>> figures({"value": 1.368, "low": 1.237, "high": 1.499, "unit": "decades"})
+    ('23.3', '[17.3, 31.6]', 'times')
+    >>> figures({"value": 0.152, "low": None, "high": None, "unit": "R@5"})
+    ('0.152', '', 'R@5')
+    """
+    given = m if isinstance(m, Mapping) else vars(m)
+    value, low, high = (_shown(given[name], given["unit"]) for name in ("value", "low", "high"))
+    interval = "" if given["low"] is None or given["high"] is None else f"[{low}, {high}]"
+    return value, interval, _known_unit(given["unit"])
+
+
+def wanted(m: Any) -> str:
+    """The criterion in the unit that `figures` shows: "above 10", "within 0.80 to 1.25"."""
+    given = m if isinstance(m, Mapping) else vars(m)
+    if not _logarithmic(given["unit"]):
+        return criterion(given)
+    if given["direction"] == "within":
+        low, high = (_shown(given["threshold"] + side * given["tolerance"], given["unit"]) for side in (-1, 1))
+        return f"within {low} to {high}"
+    return f"{'above' if given['direction'] == 'greater' else 'below'} {_shown(given['threshold'], given['unit'])}"
+
+
+def _logarithmic(unit: str) -> bool:
+    return unit == DECADES or unit.startswith(f"{DECADES} of ")
+
+
+def _known_unit(unit: str) -> str:
+    return (unit.removeprefix(f"{DECADES} of ") if unit != DECADES else "times") if _logarithmic(unit) else unit
+
+
+def _shown(value: float | None, unit: str) -> str:
+    if value is None or not _logarithmic(unit):
+        return number(value)
+    return f"{10.0**value:.3g}" if abs(value) < 300 else f"10^{value:.0f}"  # beyond that lies the range of a float
+
 
 def badge(word: str, label: str = "") -> str:
     """A verdict as a coloured label, which says `label` where that is given."""
@@ -137,6 +180,7 @@ def strip(m: Any) -> str:
     """The interval of a measure (a dict or anything with its fields) against its threshold or band."""
     given = m if isinstance(m, Mapping) else vars(m)
     goal, band = given["threshold"], given["tolerance"] or 0.0
-    label = f"{number(given['value'])} [{number(given['low'])}, {number(given['high'])}] against {criterion(given)}"
+    value, interval, _ = figures(given)
+    label = f"{value} {interval} against {wanted(given)}"
     colour = VERDICTS.get(given["verdict"], ("·", "#5f6368"))[1]
     return display.strip(given["low"], given["value"], given["high"], (goal - band, goal + band), label, colour)

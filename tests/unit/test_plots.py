@@ -1,5 +1,7 @@
 """Figures: an arm keeps its colour, intervals stand where they should, bad input is one sentence."""
 
+import itertools
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -64,6 +66,36 @@ def test_forest_draws_each_interval_and_its_figures():
 def test_forest_refuses_what_is_no_interval(rows):
     with pytest.raises(InputError, match=r"forest\(\)"):
         plots.forest(rows)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 0.03, 0.5, 12.0, 4000.0])
+def test_ticks_of_a_forest_do_not_collide(scale):
+    rows = {"5 seeds, true effect 0: opposed": (-0.3, -1.4, 0.7), "12 seeds: supported": (3.3, 2.6, 4.0)}
+    ax = plots.forest({name: tuple(scale * v for v in row) for name, row in rows.items()}, threshold=1.7 * scale)
+    ax.figure.canvas.draw()
+    low, high = sorted(ax.get_xlim())
+    shown = [label for tick, label in zip(ax.get_xticks(), ax.get_xticklabels(), strict=True) if low <= tick <= high]
+    boxes = [label.get_window_extent() for label in shown]
+    assert len(boxes) >= 2
+    assert all(left.x1 + 3 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_legend_lies_over_no_data(shared):
+    figure, axes = plt.subplots(1, 2)
+    for ax in axes:
+        ax.plot([0, 1], [0, 1], label="normal")
+        ax.plot([0, 1], [1, 0], label="anomalous")
+        ax.set_title("a title")
+    drawn = plots.legend(axes[0], shared=shared)
+    figure.canvas.draw()
+    assert [text.get_text() for text in drawn.get_texts()] == ["normal", "anomalous"]
+    assert not any(drawn.get_window_extent().overlaps(ax.get_window_extent()) for ax in axes)
+
+
+def test_a_legend_of_nothing_is_refused():
+    with pytest.raises(InputError, match="without a labelled artist"):
+        plots.legend(plt.subplots()[1])
 
 
 @pytest.mark.parametrize("n", [1, 8, 11])

@@ -239,13 +239,14 @@ def render(template: str, **values: Any) -> str:
         "badge": lambda word: safe(verdicts.badge(word)),
         "strip": lambda row: safe(verdicts.strip(row)),
         "number": display.number,
-        "criterion": verdicts.criterion,
+        "figures": verdicts.figures,
+        "wanted": verdicts.wanted,
         "day": day,
         "duration": duration,
         "megabytes": lambda m: "–" if m is None else f"{m / 1024:.1f} GB" if m >= 1024 else f"{m:.0f} MB",
     }
     built, commit = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), sha({"git": records.git_state()})
-    shared = {"css": _asset("style.css"), "js": _asset("page.js"), "built": built, "sha": commit}
+    shared = {"css": _asset("style.css"), "js": _asset("page.js"), "built": built, "sha": commit, "home": "index.html"}
     return environment.get_template(template).render(shared | values)
 
 
