@@ -20,6 +20,7 @@ import yaml
 
 from vlws.errors import InputError
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # that in C reads ten times as fast
 DIRECTIONS = ("greater", "less", "within")
 
 
@@ -94,7 +95,7 @@ def load(path: Path) -> ClaimsFile:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
     except OSError as error:
         raise InputError(f"{path.name} cannot be read: {error.strerror}.") from None
     except yaml.YAMLError as error:

@@ -17,13 +17,14 @@ Job = dict[str, Any]
 Result = dict[str, Any]
 
 
-def local(run: Callable[..., Result], jobs: Sequence[Job], slots: int) -> Iterator[Result]:
-    """Run jobs in `slots` places of this machine and yield what each gave, as they end.
+def local(run: Callable[..., Result], jobs: Sequence[Job], slots: int | None) -> Iterator[Result]:
+    """Run jobs in `slots` places of this machine (None: one per two cores) and yield what each gave, as they end.
 
     A place is a share of the cores ($VLWS_WORKERS in the job's `env`: how many processes an experiment starts) and,
     where there are GPUs, one of them. Each call is `run(job, slot=0.., stop=event)` in a thread; `stop` is set when
     this generator is interrupted or closed, and what is running is waited for.
     """
+    slots = max(1, cores() // 2) if slots is None else slots
     if slots < 1:
         raise InputError(f"jobs is {slots}; it must be at least 1.")
     slots = min(slots, max(1, len(jobs)))

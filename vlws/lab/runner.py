@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -21,13 +22,15 @@ from typing import Any
 from vlws import paths
 from vlws.errors import InputError
 from vlws.files import read_json, write_json
-from vlws.lab import executors, kernel, launch, records, tables
+from vlws.lab import evidence, executors, kernel, launch, records, tables
 from vlws.lab.chapters import chapter, chapters, preset_values, read_values
-from vlws.lab.describe import label, shown
+from vlws.lab.describe import duration, label, shown
 from vlws.lab.inputs import check_inputs
 from vlws.lab.records import key
 
 STATUS_OF_CODE = {0: "ok", 1: "failed"}  # any other exit code: dead
+LINE_EVERY = 60.0  # seconds
+NEEDED = ("papermill", "ipykernel", "nbconvert", "psutil")  # of the extra `lab`, to run a chapter
 
 
 # --- jobs -------------------------------------------------------------------------------------------------------------
@@ -45,6 +48,8 @@ def plan(
     targets: chapters by id, slug or name; none means all. given: values for parameters. grid: lists of values, every
     combination of which is a job. Without targets a parameter counts where a chapter has it, and must be one of some.
     """
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise InputError(f"running a chapter needs {', '.join(missing)}, not installed here; pip install 'vlws[lab]'.")
     given, grid = dict(given or {}), dict(grid or {})
     preset = given.pop("preset", preset)
     if timeout is not None and timeout <= 0:
@@ -56,6 +61,7 @@ def plan(
     folders = {name: str(path) for name, path in places.items()}
     jobs = []
     for one in chosen:
+        evidence.known_claims(one)  # else a fault in the claims file would show after the experiment
         everywhere = {name for other in chosen for name in other.parameters} if not targets else set()
         mine = {k: v for k, v in given.items() if k in one.parameters or k not in everywhere}
         axes = {k: v for k, v in grid.items() if k in one.parameters or k not in everywhere}
@@ -90,14 +96,15 @@ def plan(
 def run(
     jobs: Sequence[executors.Job],
     *,
-    slots: int = 1,
+    slots: int | None = None,
     force: bool = False,
     parsl: Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Run jobs and yield the record of each as it ends; a failing one does not stop the others.
 
-    A job whose key has a finished run yields that run's record with `skipped: True`, unless `force`. `say` gets a line
+    slots: how many at once on this machine; None is one per two cores, but not more than there are jobs. A job whose
+    key has a finished run yields that run's record with `skipped: True`, unless `force`. `say` gets a line
     for each.
     """
     say = say or (lambda line: None)
@@ -127,14 +134,29 @@ def _with_bar(job: executors.Job, slot: int, stop: Event) -> dict[str, Any]:
 
     bar_format = "{desc}: {bar} {n_fmt}/{total_fmt} cells, {elapsed}"
     with tqdm(desc=label(job), total=1, position=slot, leave=False, disable=None, bar_format=bar_format) as bar:
-        if bar.disable:
-            tqdm.write(f"{label(job)}: started", file=sys.stderr)
+        line_a_minute = progress_lines(label(job), lambda line: tqdm.write(line, file=sys.stderr))
 
         def progress(n: int, total: int) -> None:
             bar.total, bar.n = total, n
             bar.refresh()
 
-        return execute(job, progress=progress, stop=stop)
+        return execute(job, progress=line_a_minute if bar.disable else progress, stop=stop)
+
+
+def progress_lines(
+    name: str, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+) -> Callable[[int, int], None]:
+    """What says "started", and then how far a run is once a minute: for where no progress bar can be shown."""
+    began = said = clock()
+    say(f"{name}: started")
+
+    def progress(n: int, total: int) -> None:
+        nonlocal said
+        if clock() - said >= LINE_EVERY:
+            said = clock()
+            say(f"{name}: {n}/{total} cells, {duration(said - began)}")
+
+    return progress
 
 
 def execute(

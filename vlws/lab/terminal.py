@@ -2,12 +2,17 @@
 
 import json
 import math
+import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from vlws.errors import InputError
+
+NARROWEST = 8  # of a column that is made narrower
 
 
 def pairs(given: Iterable[str] | None) -> dict[str, str]:
@@ -56,9 +61,43 @@ def _as_plain(value: Any) -> str:
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
-def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows under a head, each column as wide as its widest cell."""
-    table = [[str(cell) for cell in row] for row in (head, *rows)]
+def width() -> int | None:
+    """Columns of the terminal, or $COLUMNS; None where a file or a program reads, which want whole lines."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() or os.environ.get("COLUMNS") else None
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], fit: int | None = None) -> str:
+    """Rows under a head, each column as wide as its widest cell, or narrower where `fit` columns hold no more.
+
+    Cells that are wider than their column go on in the next line: nothing is cut off.
+
+    Example:
+        >>> print(aligned(["id", "says"], [["1", "a long sentence"]], fit=12))
+        id  says
+        1   a long
+            sentence
+    """
+    table = [[" ".join(str(cell).split()) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    while fit and sum(widths) + 2 * (len(widths) - 1) > fit and max(widths) > NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    lines = []
+    for row in table:
+        cells = [
+            textwrap.wrap(cell, max(1, size), break_on_hyphens=False) or [""]
+            for cell, size in zip(row, widths, strict=True)
+        ]
+        for line in range(max(map(len, cells), default=0)):
+            parts = [cell[line] if line < len(cell) else "" for cell in cells]
+            lines.append("  ".join(part.ljust(size) for part, size in zip(parts, widths, strict=True)).rstrip())
     return "\n".join(lines)
+
+
+def with_interval(found: Mapping[str, Any] | None) -> str:
+    """ "0.152 [0.100, 0.202]" of value, low and high; a dash where nothing was measured."""
+    from vlws.display import number
+
+    if found is None or found["value"] is None:
+        return "–"
+    low, high = found.get("low"), found.get("high")
+    return number(found["value"]) + ("" if low is None or high is None else f" [{number(low)}, {number(high)}]")

@@ -1,0 +1,209 @@
+"""The commands that run something, and the application that holds them and those that look (`vlws.lab.looking`)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vlws.errors import InputError
+from vlws.lab import looking
+from vlws.lab.options import Chapters, Force, Jobs, Json, Params, Parsl, Preset, Timeout
+from vlws.lab.terminal import aligned, answer, pairs, say, width, with_interval
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Vision-language papers as notebooks that run: run chapters, sweep them, and see which claims hold.",
+)
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The data that ships.")
+app.command("list")(looking.list_command)
+
+
+@app.command()
+def run(
+    chapters: Chapters = None,
+    preset: Preset = "cpu",
+    param: Params = None,
+    jobs: Jobs = None,
+    force: Force = False,
+    timeout: Timeout = None,
+    parsl: Parsl = None,
+    as_json: Json = False,
+) -> None:
+    """Run chapters, each in a process of its own; what has finished and has not changed is skipped.
+
+    Examples: vlws run; vlws run 04 -p lr=1e-4 -p seeds=5; vlws run 04 08 --preset full --jobs 2
+    """
+    from vlws.lab import runner
+
+    planned = runner.plan(chapters or (), preset, pairs(param), timeout=timeout)
+    done = _run(planned, jobs, force, parsl)
+    answer(as_json, done, _ran(done))
+    _leave_as(done)
+
+
+@app.command()
+def sweep(
+    chapter: Annotated[str, typer.Argument(help="A chapter by id, slug or name.")],
+    param: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--param", metavar="NAME=VALUES", help="1,2,3 or 0:5 (0 to 4); may be repeated."),
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="A YAML file: parameter -> value, list, or 0:5.", show_default=False)
+    ] = None,
+    preset: Preset = "cpu",
+    jobs: Jobs = None,
+    force: Force = False,
+    timeout: Timeout = None,
+    parsl: Parsl = None,
+    as_json: Json = False,
+) -> None:
+    """Run a chapter over every combination of values, and end in a table of parameter against metric.
+
+    Started again, it goes on where it was.
+
+    Examples: vlws sweep 04 -p lr=1e-3,1e-4 -p seeds=3:6 --jobs 2; vlws sweep 04 --grid grid.yaml
+    """
+    from vlws.lab import runner
+    from vlws.lab.chapters import chapter as find
+    from vlws.lab.chapters import grid_values, read_grid
+    from vlws.lab.compare import sweep_table
+
+    texts = (read_grid(grid) if grid else {}) | pairs(param)
+    if not texts:
+        raise InputError("a sweep needs values: -p name=1,2,3 or --grid file.yaml.")
+    axes = grid_values(find(chapter), texts)
+    planned = runner.plan([chapter], preset, grid=axes, timeout=timeout)
+    done = _run(planned, jobs, force, parsl)
+    table = sweep_table(done, list(axes))
+    told = [
+        record | {"axes": row["axes"], "values": row["values"]} for record, row in zip(done, table["rows"], strict=True)
+    ]
+    answer(as_json, told, _swept(table))
+    _leave_as(done)
+
+
+def _run(planned: Sequence[dict[str, Any]], jobs: int | None, force: bool, parsl: Path | None) -> list[dict[str, Any]]:
+    """The records of the jobs, in their order, each with how many claims got which verdict."""
+    from vlws.lab import records, runner
+
+    done = []
+    for record in runner.run(planned, slots=jobs, force=force, parsl=parsl, say=say):
+        verdicts = [measure["verdict"] for measure in records.measures(record)]
+        done.append(record | {"verdicts": {word: verdicts.count(word) for word in dict.fromkeys(verdicts)}})
+    order = {job["key"]: place for place, job in enumerate(planned)}
+    return sorted(done, key=lambda record: order[record["key"]])
+
+
+def _leave_as(done: Sequence[dict[str, Any]]) -> None:
+    if any(record["status"] != "ok" for record in done):
+        raise typer.Exit(1)
+
+
+def _ran(done: Sequence[dict[str, Any]]) -> str:
+    from vlws.lab.describe import label
+
+    rows = [
+        [
+            label(r),
+            r["status"] + (" (before)" if r.get("skipped") else ""),
+            f"{r['wall_s']:.0f} s",
+            ", ".join(f"{n} {word}" for word, n in r["verdicts"].items()) or "–",
+        ]
+        for r in done
+    ]
+    return aligned(["chapter", "status", "time", "claims"], rows, width())
+
+
+def _swept(table: dict[str, Any]) -> str:
+    """Parameter against metric: one row per run."""
+    names = [metric["name"] for metric in table["metrics"]]
+    head = [*table["axes"], "status", *(f"{m['name']} {m['unit'] or ''}".strip() for m in table["metrics"])]
+    rows = [
+        [*map(str, row["axes"].values()), row["status"], *(with_interval(row["values"].get(name)) for name in names)]
+        for row in table["rows"]
+    ]
+    return aligned(head, rows, width())
+
+
+@app.command()
+def report(
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; reports/site by default.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report, a folder of pages that open offline, from the newest runs.
+
+    Example: vlws report && xdg-open reports/site/index.html
+    """
+    from vlws.lab import records, site
+    from vlws.lab.describe import shown
+
+    records.settle()
+    index = site.build(out)
+    answer(as_json, {"index": str(index)}, shown(Path(index).resolve()))
+
+
+@data_app.command("info")
+def data_info(as_json: Json = False) -> None:
+    """The data that ships with the package: files and sizes.
+
+    Example: vlws data info
+    """
+    package = Path(__file__).parents[1]
+    folders = [package / "data" / "emoji_world" / "assets", package / "models" / "assets"]
+    rows: list[dict[str, Any]] = [
+        {"file": str(file.relative_to(package)), "bytes": file.stat().st_size}
+        for folder in folders
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    ]
+    lines = [[r["file"], f"{r['bytes'] / 1024:,.0f} KB"] for r in rows]
+    answer(as_json, rows, aligned(["file", "size"], lines))
+
+
+@data_app.command("build")
+def data_build(
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; the package by default.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Remake the data from the Debian packages that it comes from.
+
+    Example: vlws data build --out rebuilt
+    """
+    from vlws.data.emoji_world import build
+
+    target = out or build.ASSETS
+    build.build(target)
+    answer(as_json, {"out": str(target)}, str(target))
+
+
+@app.command()
+def doctor(
+    deep: Annotated[bool, typer.Option("--deep", help="Also compile and run a KeOps formula.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What this machine has, and what is slower or missing without the rest.
+
+    Example: vlws doctor --deep
+    """
+    from vlws.lab import doctor as library
+
+    checks = library.checks(deep)
+    lines = [[{True: "yes", False: "no"}[c["present"]], c["name"], c["found"], c["without"]] for c in checks]
+    answer(as_json, checks, aligned(["", "what", "found", "without it"], lines, width()))
+    if not all(check["present"] for check in checks if check["needed"]):
+        raise typer.Exit(1)
+
+
+app.add_typer(looking.claims_app, name="claims")
+app.command("runs")(looking.runs_command)
+app.command("compare")(looking.compare_command)
+app.add_typer(data_app, name="data")
