@@ -42,7 +42,7 @@ def _key(version: str) -> str:
     """Hash of what the pages are made of."""
     h = hashlib.sha256(repr((version, MODULES, LEFT_OUT)).encode())
     for folder in (*_folders(), TEMPLATES):
-        for file in sorted(f for f in folder.rglob("*") if f.suffix in (".py", ".jinja2")):
+        for file in sorted(f for f in folder.rglob("*") if f.suffix in (".py", ".jinja2", ".css")):
             h.update(file.relative_to(folder).as_posix().encode() + b"\0")
             h.update(file.read_bytes())
     return h.hexdigest()[:16]
@@ -59,7 +59,7 @@ def _make(kept: Path) -> str:
     kept.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{kept.name}-", dir=kept.parent))
     excluded = [f"!{name}" for name in LEFT_OUT]
-    command = [sys.executable, "-m", "pdoc", "--docformat", "google", "--no-show-source"]
+    command = [sys.executable, "-m", "pdoc", "--docformat", "google", "--no-show-source", "--no-include-undocumented"]
     command += ["--template-directory", str(TEMPLATES), "--output-directory", str(made), *MODULES, *excluded]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
