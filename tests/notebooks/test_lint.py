@@ -245,6 +245,19 @@ def written(folder: Path, book=None, claims_=(CLAIM,), presets=PRESETS_YML, name
     return folder / name
 
 
+@pytest.mark.parametrize("path", REGISTRY, ids=lambda path: path.stem)
+def test_papermill_itself_knows_every_parameter(path):
+    """`papermill --help-notebook` and `papermill -p`: a second "=" in a line makes papermill drop the parameter."""
+    from papermill.inspection import inspect_notebook
+
+    source = next(_source(c) for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", []))
+    declared = read_parameters(source, path.name)
+    found = inspect_notebook(path)
+    assert {name: (one["inferred_type_name"], one["help"]) for name, one in found.items()} == {
+        name: (one.type, one.help) for name, one in declared.items()
+    }
+
+
 def test_a_good_notebook_passes(tmp_path):
     assert lint(written(tmp_path)) == []
     assert lint_folder(tmp_path) == []

@@ -9,15 +9,15 @@ from vlws.lab import chapters, parameters
 
 CELL = """preset: str = "cpu"  # cpu, full or gpu
 seeds: int = 3  # how many
-lr: float = 1.0e-3  # learning rate [> 0]
-gate: float = 0.5  # threshold [0 .. 1]
+lr: float = 1.0e-3  # learning rate [above 0]
+gate: float = 0.5  # threshold [0 to 1]
 half: bool = False  # half precision
-optimizer: str = "adam"  # which [adam | sgd]
+optimizer: str = "adam"  # which [adam or sgd]
 device: str = "auto"  # where
 data: str = ""  # a folder
-tag: str = "none"  # a rule of numbers says nothing of a text [>= 1]
+tag: str = "none"  # a rule of numbers says nothing of a text [at least 1]
 backbone: str = ""  # a folder or a hub id
-sizes: list[int] = [1, 2]  # sizes [>= 1]
+sizes: list[int] = [1, 2]  # sizes [at least 1]
 """
 
 
@@ -51,7 +51,7 @@ def test_the_folder_is_the_registry(workspace):
 
 def test_parameters_have_types_defaults_and_help(one):
     lr = one.parameters["lr"]
-    assert (lr.type, lr.default, lr.help) == ("float", 1e-3, "learning rate [> 0]")
+    assert (lr.type, lr.default, lr.help) == ("float", 1e-3, "learning rate [above 0]")
     assert list(one.parameters) == [
         "preset",
         "seeds",
@@ -99,17 +99,17 @@ def test_values_become_the_declared_type(one, name, text, value):
         ("sedes", "5", r"chapter 04 has no parameter 'sedes' \(did you mean seeds\?\); it has preset, seeds, lr"),
         ("lr", "fast", "lr='fast' is no float; lr takes a finite number"),
         ("lr", "nan", "no float"),
-        ("lr", "0", "lr=0.0 is outside what it accepts: > 0"),
+        ("lr", "0", "lr=0.0 is outside what it accepts: above 0"),
         ("lr", True, "no float"),
         ("lr", "", "no float"),
-        ("gate", "1.5", "outside what it accepts: 0 .. 1"),
-        ("seeds", "0", "seeds=0 is outside what it accepts: >= 1"),
+        ("gate", "1.5", "outside what it accepts: 0 to 1"),
+        ("seeds", "0", "seeds=0 is outside what it accepts: at least 1"),
         ("seeds", "2.5", "seeds='2.5' is no int; seeds takes a whole number"),
         ("seeds", 3.0, "no int"),
         ("seeds", True, "no int"),
         ("half", "2", "true or false"),
         ("half", 1, "true or false"),
-        ("optimizer", "lion", r"outside what it accepts: adam \| sgd"),
+        ("optimizer", "lion", r"outside what it accepts: adam or sgd"),
         ("optimizer", 5, r"text, quoted"),
         ("device", "tpu", "outside what it accepts"),
         ("sizes", "1,x", "a list of int"),

@@ -84,7 +84,7 @@ def test_data_info(vlws):
         (["run", "01", "-p", "sedes=3"], "did you mean seeds"),
         (["run", "01", "-p", "seeds"], "-p 'seeds' is no NAME=VALUE"),
         (["run", "01", "-p", "seeds=1", "-p", "seeds=2"], "-p seeds is given twice"),
-        (["run", "01", "-p", "seeds=0"], "seeds=0 is outside what it accepts: >= 1"),
+        (["run", "01", "-p", "seeds=0"], "seeds=0 is outside what it accepts: at least 1"),
         (["run", "01", "--preset", "ful"], "did you mean full"),
         (["run", "01", "--jobs", "0"], "jobs is 0"),
         (["sweep", "01"], "a sweep needs values"),

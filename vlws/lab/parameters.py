@@ -14,18 +14,19 @@ PRESETS = ("test", "cpu", "full", "gpu", "real")  # cpu: the literals of the not
 TYPES = ("bool", "int", "float", "str")
 # what the parameters of every chapter accept; a chapter's own say it at the end of their comment, see `Parameter`
 COMMON = {
-    "preset": f"[{' | '.join(PRESETS)}]",
-    "seeds": "[>= 1]",
-    "device": "[auto | cpu | cuda | cuda:N | mps]",
+    "preset": f"[{' or '.join(PRESETS)}]",
+    "seeds": "[at least 1]",
+    "device": "[auto or cpu or cuda or cuda:N or mps]",
 }
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of a parameters cell: `lr: float = 1.0e-3  # learning rate [> 0]`.
+    """One line of a parameters cell: `lr: float = 1.0e-3  # learning rate [above 0]`.
 
     The type is bool, int, float, str, or list[...] of one of them. What a value must be may stand at the end of the
-    comment, in brackets: `[>= 1]`, `[> 0]`, `[0 .. 1]` or `[adam | sgd]`.
+    comment, in brackets: `[at least 1]`, `[at most 9]`, `[above 0]`, `[below 1]`, `[0 to 1]` or `[adam or sgd]`. Words,
+    since papermill drops a parameter with a second "=" in its line, and a table in Markdown a cell with "|".
     """
 
     name: str
@@ -99,19 +100,23 @@ class Parameter:
 
 
 def _accepted(value: Any, rule: str) -> bool:
-    """Whether a value meets a rule such as ">= 1", "0 .. 1", "adam | sgd"; a rule of another form says nothing."""
-    number = r"[-+.\deE]+"
-    if "|" in rule:
-        patterns = [re.escape(part.strip()).replace(":N", r":\d+") for part in rule.split("|")]
+    """Whether a value meets a rule such as "at least 1", "0 to 1", "adam or sgd"; numbers are no rule for a text."""
+    number = r"([-+.\deE]+)"
+    bound, span = (
+        re.fullmatch(rf"(at least|above|at most|below) {number}", rule),
+        re.fullmatch(f"{number} to {number}", rule),
+    )
+    if " or " in rule:
+        patterns = [re.escape(part.strip()).replace(":N", r":\d+") for part in rule.split(" or ")]
         return any(re.fullmatch(pattern, str(value)) for pattern in patterns)
-    if isinstance(value, str):
+    if isinstance(value, str) or not (bound or span):
         return True
-    if bound := re.fullmatch(rf"(>=|>|<=|<)\s*({number})", rule):
-        limit = float(bound[2])
-        return {">=": value >= limit, ">": value > limit, "<=": value <= limit, "<": value < limit}[bound[1]]
-    if span := re.fullmatch(rf"({number})\s*\.\.\s*({number})", rule):
+    if span:
         return float(span[1]) <= value <= float(span[2])
-    return True
+    limit = float(bound[2])
+    return {"at least": value >= limit, "above": value > limit, "at most": value <= limit, "below": value < limit}[
+        bound[1]
+    ]
 
 
 def read_parameters(source: str, where: str) -> dict[str, Parameter]:
