@@ -17,9 +17,11 @@ from vlws_kernels import engine as engines
 from vlws_kernels import torch_engine
 from vlws_kernels.costs import squared_distance
 from vlws_kernels.inputs import Problem
+from vlws_kernels.public import public
 from vlws_kernels.solve import self_kernels, solve
 
 
+@public
 def gak(
     x: Tensor,
     y: Tensor | None = None,
@@ -59,6 +61,7 @@ def gak(
         return (log_k if log else log_k.exp()).to(problem.dtype)
 
 
+@public
 def soft_dtw(
     x: Tensor,
     y: Tensor | None = None,
@@ -82,6 +85,7 @@ def soft_dtw(
         return (-gamma * solve(problem, engine, "soft", 1.0 / gamma)).to(problem.dtype)
 
 
+@public
 def dtw(
     x: Tensor,
     y: Tensor | None = None,
@@ -105,6 +109,7 @@ def dtw(
         return solve(problem, engine, "dtw", scale).to(problem.dtype)
 
 
+@public
 def expected_alignment(
     x: Tensor, y: Tensor, *, gamma: float | None = None, sigma: float | None = None, distance: Tensor | None = None
 ) -> Tensor:
@@ -121,6 +126,7 @@ def expected_alignment(
     return torch_engine.occupancy(rule, cost, len_x, len_y)[0].to(x.dtype)
 
 
+@public
 def alignment_path(x: Tensor, y: Tensor, *, distance: Tensor | None = None) -> Tensor:
     """Of one pair "n dim", "m dim": a best DTW alignment, "step 2", index pairs from (0, 0) to (n-1, m-1)."""
     return torch_engine.occupancy("dtw", *one_table(x, y, distance))[0].nonzero()

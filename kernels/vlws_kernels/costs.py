@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from vlws_kernels.public import public
+
 CHUNK = 2**22  # cells of a table held at once, where tables are held
 
 
@@ -11,11 +13,13 @@ def held(size: int, share: float = 1) -> int:
     return max(1, int(share * CHUNK) // size)
 
 
+@public
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:
     """Squared Euclidean distances "... n m", from the differences: |x|^2 + |y|^2 - 2xy would cancel for near points."""
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
+@public
 def triple_distance(x: Tensor, y: Tensor, modality_x: Tensor, modality_y: Tensor, split: int) -> Tensor:
     """The modality-aware squared distance "... n m" between slices `x` "... n dim" and `y` "... m dim".
 

@@ -9,16 +9,16 @@ import ctypes.util
 import functools
 import io
 import os
+import shlex
 import shutil
 import sys
-import tempfile
-import time
+import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 
+from vlws_kernels.folder import CompileError, cache_folder, locked
 from vlws_kernels.shapes import launch_refusal, local_limit
 
 ENGINES = ("keops", "torch", "reference")
@@ -28,6 +28,13 @@ ENGINES = ("keops", "torch", "reference")
 CXXFLAGS = "-march=native -ffp-contract=fast -fno-math-errno -fno-trapping-math"
 
 _ready: dict[tuple, Callable] = {}  # the formulas that this process has compiled or loaded
+_given_up: list[str] = []  # why KeOps is not chosen any more, once it could not compile
+
+
+def give_up(error: CompileError) -> None:
+    """Choose KeOps no more in this process, unless it is asked for by name; warns once."""
+    _given_up.append("KeOps cannot compile")
+    warn_once(f"vlws_kernels: {error}\nso the slower 'torch' engine is used.")
 
 
 def choose(engine: str | None, *tensors: torch.Tensor) -> str:
@@ -39,6 +46,8 @@ def choose(engine: str | None, *tensors: torch.Tensor) -> str:
         raise ValueError(f"engine is {engine!r}; it must be one of 'keops', 'torch', 'reference', or None to choose.")
     if engine in ("torch", "reference"):
         return engine
+    if engine is None and _given_up:
+        return "torch"
     if tensors and tensors[0].is_cuda:
         if _keops().cuda_config.get_use_cuda():
             return "keops"
@@ -97,52 +106,6 @@ def threads(small: bool) -> Iterator[None]:
         torch.set_num_threads(usual)
 
 
-def cache_folder() -> Path:
-    """Where compiled formulas are kept: `$KEOPS_CACHE_FOLDER`, or `vlws_kernels` in the user's cache folder."""
-    given = os.environ.get("KEOPS_CACHE_FOLDER")
-    if given:
-        return Path(given)
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "vlws_kernels"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a read-only home: compile for this login only
-        folder = Path(tempfile.gettempdir()) / f"vlws_kernels-{os.getuid()}"
-    return folder
-
-
-@contextlib.contextmanager
-def _locked() -> Iterator[Path]:
-    """Hold the cache folder alone among processes; a compilation that was killed before leaves nothing behind.
-
-    KeOps takes a file's existence for its completeness. A marker stands while somebody compiles: who gets the lock and
-    finds a marker removes the formulas written to since.
-    """
-    import fcntl
-
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file closes, also when the process dies
-        marker = folder / "compiling"
-        if marker.exists():
-            since = marker.stat().st_mtime
-            files = [path for path in folder.rglob("*") if path.is_file() and path.parent != folder]
-            tags = {_tag(path) for path in files if path.stat().st_mtime >= since}
-            for path in files:
-                if _tag(path) in tags:
-                    path.unlink()
-        marker.touch()
-        os.utime(marker, (time.time() - 1.0,) * 2)
-        yield folder
-        marker.unlink()
-
-
-def _tag(path: Path) -> str:
-    """The hash by which KeOps names all files of one formula."""
-    return path.name.removeprefix("pykeops_cpp_").split(".")[0]
-
-
 @contextlib.contextmanager
 def _whole_toolkit() -> Iterator[None]:
     """Within, the CUDA driver is not found where libcudart is not: KeOps's import would raise TypeError for it."""
@@ -164,6 +127,22 @@ def _whole_toolkit() -> Iterator[None]:
         ctypes.util.find_library = find
 
 
+def _quote_paths(config) -> None:
+    """KeOps's commands for a shell, with the paths of its headers quoted: its own folder, pybind11's and Python's."""
+    import pybind11
+    import pykeops.config
+    from pykeops.common.keops_io import LoadKeOps_cpp
+
+    # Link-time optimization of one file gains nothing, and takes a quarter of the compile time.
+    flags = config.cpp_flags.replace(" -flto=auto", "")
+    for path in (f"{config.base_dir_path}/include", config.bindings_source_dir):
+        flags = flags.replace(f" -I{path} ", f" -I{shlex.quote(path)} ")
+    config.cpp_flags = flags
+    headers = dict.fromkeys([sysconfig.get_path("include"), sysconfig.get_path("platinclude"), pybind11.get_include()])
+    includes = " ".join(f"-I{shlex.quote(path)}" for path in headers)
+    pykeops.config.python_includes = LoadKeOps_cpp.python_includes = includes
+
+
 @functools.cache
 def _keops():
     """keopscore, imported once: silent, with our flags, our cache folder and our operations known to its formulas."""
@@ -174,15 +153,14 @@ def _keops():
     os.environ["CXXFLAGS"] = CXXFLAGS if given is None else given
     said = io.StringIO()
     try:
-        with _locked(), contextlib.redirect_stdout(said), _whole_toolkit():
+        with locked(), contextlib.redirect_stdout(said), _whole_toolkit():
             import keopscore
             import pykeops
             import pykeops.torch
             from keopscore.get_keops_dll import get_keops_dll
             from pykeops.common.keops_io import keops_binder
 
-        # Link-time optimization of one file gains nothing, and takes a quarter of the compile time.
-        keopscore.config.cpp_flags = keopscore.config.cpp_flags.replace(" -flto=auto", "")
+        _quote_paths(keopscore.config)
     finally:
         if given is None:
             del os.environ["CXXFLAGS"]
@@ -220,8 +198,8 @@ def reduce(
 ) -> torch.Tensor:
     """One KeOps reduction over `j`, result indexed by `i`; the first call of a formula compiles it (seconds).
 
-    `formula` and `aliases` are KeOps's own strings. Raises RuntimeError, with the compiler's words, when it cannot be
-    compiled.
+    `formula` and `aliases` are KeOps's own strings. Raises CompileError, a RuntimeError with the compiler's words,
+    when it cannot be compiled.
     """
     args = tuple(arg.contiguous() for arg in args)
     batched = max(arg.dim() for arg in args) > 2
@@ -231,12 +209,12 @@ def reduce(
         return _ready[key](args, out)
     said = io.StringIO()
     _keops()
-    with _locked():
+    with locked():
         try:
             with contextlib.redirect_stdout(said):
                 _ready[key] = _bind(*key)
         except (ImportError, NameError, TypeError, ValueError, OSError) as error:
-            raise RuntimeError(f"KeOps could not compile {formula}: {error}\n{said.getvalue()}") from error
+            raise CompileError(f"KeOps could not compile {formula}: {error}\n{said.getvalue()}") from error
     return _ready[key](args, out)
 
 

@@ -9,12 +9,14 @@ from torch import Tensor
 from vlws_kernels import engine as engines
 from vlws_kernels import tiles
 from vlws_kernels.inputs import check_points
+from vlws_kernels.public import public
 
 SMALL = 2**18  # numbers of the points and scores of one k-means step: less is done on one thread
 FOLD = 16  # lines that a row of the matrix is folded into where its least numbers are sought
 SPARE = 4  # candidates beyond k that are compared exactly, since |x|^2 + |y|^2 - 2xy cancels
 
 
+@public
 def knn(x: Tensor, y: Tensor, k: int, *, engine: str | None = None) -> tuple[Tensor, Tensor]:
     """The `k` nearest `y` "m dim" of each `x` "n dim": Euclidean distances "n k", ascending, and indices "n k" (int64).
 
@@ -35,6 +37,7 @@ def knn(x: Tensor, y: Tensor, k: int, *, engine: str | None = None) -> tuple[Ten
     return (_distances(x, y, indices) if wanted else distances), indices
 
 
+@public
 def nearest_code(x: Tensor, codes: Tensor, *, engine: str | None = None) -> tuple[Tensor, Tensor]:
     """The nearest of `codes` "m dim" to each `x` "n dim": Euclidean distance "n" and index "n" (int64)."""
     check_points(x=x, codes=codes)
@@ -44,6 +47,7 @@ def nearest_code(x: Tensor, codes: Tensor, *, engine: str | None = None) -> tupl
     return _distances(x, codes, index)[:, 0], index[:, 0]
 
 
+@public
 def kmeans(
     x: Tensor, k: int, *, iterations: int = 100, tolerance: float = 1e-4, seed: int = 0, engine: str | None = None
 ) -> tuple[Tensor, Tensor, float]:

@@ -15,8 +15,10 @@ from torch import Tensor
 from vlws_kernels import engine as engines
 from vlws_kernels import tiles
 from vlws_kernels.inputs import FLOATS, check_points, mask_padding, true_lengths
+from vlws_kernels.public import public
 
 
+@public
 def max_sim(
     x: Tensor,
     y: Tensor,
@@ -71,6 +73,7 @@ def max_sim(
     return tiled(x, y) if engine == "torch" else tiles.Recomputed.apply(keops, tiled, x, y)
 
 
+@public
 def info_nce(x: Tensor, y: Tensor, temperature: float | Tensor = 0.07, *, engine: str | None = None) -> Tensor:
     """Symmetric contrastive loss (scalar) of matching rows `x` "n dim" and `y` "n dim".
 
@@ -120,6 +123,7 @@ def info_nce(x: Tensor, y: Tensor, temperature: float | Tensor = 0.07, *, engine
     return tiled(x, y, rate) if engine == "torch" else tiles.Recomputed.apply(keops, tiled, x, y, rate)
 
 
+@public
 def mmd(
     x: Tensor, y: Tensor, sigma: float | Sequence[float] = 1.0, *, unbiased: bool = True, engine: str | None = None
 ) -> Tensor:

@@ -1,7 +1,10 @@
 """KeOps as we set it up: its traps pinned, its cache safe, and what happens without a compiler."""
 
 import hashlib
+import importlib.util
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -206,6 +209,70 @@ def test_without_a_compiler(tmp_path: Path) -> None:
     first, second = done.stdout.strip().splitlines()
     assert first.startswith("1 vlws_kernels: no C++ compiler")
     assert second.startswith("engine 'keops' cannot run: no C++ compiler")
+
+
+@needs_compiler
+def test_a_home_that_a_shell_would_not_take_as_it_is(tmp_path: Path) -> None:
+    """KeOps does not quote the paths in its commands: it compiles through a link, and the files lie in the home."""
+    code = """
+        import os, vlws_kernels as vk
+        x = __import__("torch").ones(2, 3, 2)
+        print(vk.dtw(x, engine="keops").sum().item())
+        print(vk.engine.cache_folder())
+    """
+    name = "Jane O'Hara (1)"
+    (tmp_path / name).mkdir()
+    done = run(code, HOME=str(tmp_path / name), XDG_CACHE_HOME="", KEOPS_CACHE_FOLDER="")
+    assert (done.returncode, done.stderr) == (0, "")
+    value, link = done.stdout.strip().splitlines()
+    Path(link).unlink()
+    assert value == "0.0"
+    assert shlex.quote(link) == link
+    assert list((tmp_path / name / ".cache" / "vlws_kernels").rglob("pykeops_cpp_*.so"))
+
+
+@needs_compiler
+def test_packages_in_a_folder_that_a_shell_would_not_take_as_it_is(tmp_path: Path) -> None:
+    for name in ("keopscore", "pykeops", "pybind11"):
+        origin = Path(importlib.util.find_spec(name).origin).parent
+        shutil.copytree(origin, tmp_path / "my packages" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    path = f"{tmp_path / 'my packages'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = run(
+        ONE_CALL + "    import keopscore; print(keopscore.__file__)", PYTHONPATH=path, KEOPS_CACHE_FOLDER=str(tmp_path)
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "my packages" in done.stdout
+
+
+@needs_compiler
+@pytest.mark.parametrize("fault", ["compiler", "folder"])
+def test_torch_takes_over_where_nothing_can_be_compiled(tmp_path: Path, fault: str) -> None:
+    """One warning with the cause, then the values of torch; asked for by name, KeOps is refused."""
+    code = """
+        import warnings, torch, vlws_kernels as vk
+        x = torch.arange(96.0).view(8, 6, 2).sin()
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            same = torch.equal(vk.soft_dtw(x), vk.soft_dtw(x, engine="torch")), torch.equal(vk.dtw(x), vk.dtw(x))
+        print(*same, len(seen), str(seen[0].message).splitlines()[0])
+        try:
+            vk.gak(x, engine="keops")
+        except RuntimeError as error:
+            print(type(error).__name__)
+    """
+    (tmp_path / "file").write_text("")
+    (tmp_path / "g++").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "g++").chmod(0o755)
+    environment = {
+        "compiler": {"CXX": str(tmp_path / "g++"), "KEOPS_CACHE_FOLDER": str(tmp_path / "cache")},
+        "folder": {"KEOPS_CACHE_FOLDER": str(tmp_path / "file")},
+    }
+    done = run(code, **environment[fault])
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.strip().splitlines()
+    told = {"compiler": "KeOps could not compile", "folder": "the folder of compiled kernels"}[fault]
+    assert first.startswith(f"True True 1 vlws_kernels: {told}")
+    assert second == "CompileError"
 
 
 @needs_compiler

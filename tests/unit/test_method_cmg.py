@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pyod.models.embedding import EmbeddingOD
 from pyod.models.lof import LOF
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 from torch.autograd import gradcheck
 
@@ -247,8 +249,70 @@ class TestDetector:
         pyod = EmbeddingOD(encoder=detector.transform, detector="KNN").fit(images)
         assert pyod.decision_function(images[:3]).shape == (3,)
 
+    def test_a_list_of_pictures_is_an_array(self):
+        images, detector = self.fitted()
+        given = [Image.fromarray(images[0]), images[1]]
+        np.testing.assert_array_equal(detector.decision_function(given), detector.decision_function(images[:2]))
+        again = CMGDetector(ColourClip(), encoder=detector.encoder).fit(
+            [Image.fromarray(i) for i in images], self.names
+        )
+        np.testing.assert_array_equal(again.decision_scores_, detector.decision_scores_)
+        with pytest.raises(InputError, match="picture 0 is 16 x 16 and picture 1 is 16 x 17 pixels"):
+            detector.predict([images[0], np.zeros((16, 17, 3), np.uint8)])
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda images: CMGDetector(ColourClip()).decision_function(images),
+            lambda images: CMGDetector(ColourClip()).predict(images),
+            lambda images: CMGDetector(ColourClip()).transform(images),
+            lambda images: CMER(ColourClip()).transform(images),
+            lambda images: CMER(ColourClip()).predict(np.zeros((1, 4, 3), np.float32)),
+            lambda images: GuidedEncoder().transform(images),
+            lambda images: Mahalanobis().decision_function(np.eye(3)),
+            lambda images: KNN().decision_function(np.eye(3)),
+            lambda images: KNN().state_dict(),
+        ],
+    )
+    def test_before_fit_there_is_no_score(self, use):
+        with pytest.raises(NotFittedError, match="is not fitted yet"):
+            use(squares(["red"])[0])
+
+    @pytest.mark.parametrize("cmer", [True, False])
+    @pytest.mark.parametrize("guidance", [None, "cluster", "regress"])
+    def test_two_pictures_will_do_and_one_is_refused_before_any_work(self, cmer, guidance):
+        images, _ = squares(["red", "green"])
+        encoder = GuidedEncoder(guidance, epochs=1)
+        fitted = CMGDetector(ColourClip(), cmer=cmer, encoder=encoder).fit(images, ["red", "green"])
+        assert np.isfinite(fitted.decision_function(squares(["blue"] * 3)[0])).all()
+        with pytest.raises(InputError, match="GuidedEncoder needs at least 2 training pictures, and got 1"):
+            CMGDetector(None, cmer=cmer, encoder=encoder).fit(images[:1], ["red"])
+        with pytest.raises(InputError, match="KNN needs at least n_neighbors=5 training pictures, and got 2"):
+            CMGDetector(None, cmer=cmer, encoder=encoder, detector=KNN(5)).fit(images, ["red", "green"])
+        with pytest.raises(InputError, match="Mahalanobis needs at least 2 training rows, and got 1"):
+            Mahalanobis().fit(np.eye(3)[:1])
+
+    def test_each_picture_passes_the_clip_once_in_its_variants(self):
+        class Counting(ColourClip):
+            seen = 0
+
+            def images(self, images):
+                Counting.seen += len(images)
+                assert len(images) <= 2**22 // 512**2
+                return super().images(images)
+
+        images = np.random.default_rng(0).integers(0, 256, (40, 512, 512, 3), np.uint8)
+        detector = CMGDetector(Counting(), encoder=GuidedEncoder("cluster", epochs=1)).fit(images, ["red", "blue"] * 20)
+        assert Counting.seen == 4 * 40
+        detector.decision_function(images[:3])
+        assert Counting.seen == 4 * 43
+
     def test_refuses_bad_input(self):
         images, _ = squares(["red"] * 4)
+        with pytest.raises(InputError, match="the captions are one text, 'blue'; accepted is a list of one per image"):
+            CMGDetector(ColourClip()).fit(images, "blue")
+        with pytest.raises(InputError, match="4 images came with 3 text_vectors"):
+            GuidedEncoder("cluster").fit(images, np.eye(3))
         with pytest.raises(InputError, match="4 images came with 3 captions"):
             CMGDetector(ColourClip()).fit(images, ["red"] * 3)
         with pytest.raises(InputError, match="accepted is a uint8 array 'n h w 3'"):

@@ -3,47 +3,40 @@
 Chen, Pan, Wang, Zhuang, Tang, Dai, Xu, "Improving Vision Anomaly Detection with the Guidance of Language Modality",
 IEEE TMM 27 (2024), arXiv:2310.02821. Normal images come with captions at training; at test there are images alone.
 
-The file follows the method: (1) CMER, which drops the part of the image that the text does not speak of; (2) CMLE,
-which teaches the image embedding who is like whom in language; (3) the detector that a PyOD user knows how to call.
-The image-only detector that CMG improves, SSD, is `vlws.models.ssd`.
+The file follows the method: (1) CMER, which drops the part of the image that the text does not speak of; (2) the
+detector that a PyOD user knows how to call, whose encoder CMLE teaches who is like whom in language.
+The image-only detector that CMG improves, SSD, is `vlws.models.ssd`; CMLE's encoder is `vlws.models.guided`.
 
-Images are uint8 arrays "n h w 3"; a clip is what `vlws.models.clip.load_clip` gives, or anything that embeds alike.
+Images are uint8 arrays "n h w 3", or lists of pictures of one size (as `vlws.data.images.read_images`
+makes them); a clip is what `vlws.models.clip.load_clip` gives, or anything that embeds alike.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin, clone
-from sklearn.mixture import GaussianMixture
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlws import train
+from vlws.data.images import Picture, stack_images
 from vlws.errors import InputError
 from vlws.models.added import fill, grouped, load_added, save_added
 from vlws.models.clip import ImageTextEncoder
-from vlws.models.masking import drop_cells
-from vlws.models.ssd import KNN, Encoder, Mahalanobis, augment, masked_contrastive_loss
+from vlws.models.guided import GuidedEncoder, correlation_matrix
+from vlws.models.masking import drop_cells, masked_embeddings, matching_scores
+from vlws.models.ssd import KNN, Encoder, Mahalanobis, check_rows
 
-Images = np.ndarray  # uint8 "n h w 3"
+__all__ = ["CMER", "RID", "CMGDetector", "GuidedEncoder", "correlation_matrix", "masked_embeddings", "matching_scores"]
+
+Images = np.ndarray | Sequence[Picture]  # uint8 "n h w 3", or pictures of one size
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # 1. CMER: cross-modal entropy reduction
-
-
-def masked_embeddings(clip: ImageTextEncoder, images: Images, grid: int = 2) -> np.ndarray:
-    """CLIP embeddings "n g d" of each image without each of its g = grid**2 cells, unit rows."""
-    variants = [clip.images(drop_cells(images, np.full(len(images), cell), grid)) for cell in range(grid**2)]
-    return np.stack(variants, axis=1)
-
-
-def matching_scores(masked: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """a_k = 100 cos(image without cell k, text): "n g". The cell whose absence helps most is the irrelevant one."""
-    return 100 * np.einsum("n g d, n d -> n g", masked, texts)
 
 
 class RID(nn.Module):
@@ -79,6 +72,13 @@ class CMER(TransformerMixin, BaseEstimator):
         epochs, lr, batch_size: of the RID (Adam, cross-entropy against argmax_k a_k).
         published: the released RID (see `RID`).
         seed: of the RID's weights and order.
+
+    Attributes (after `fit`): rid_, the predictor; cells_, the cell that each caption speaks of least, int "n".
+
+    >>> from vlws.models.clip import load_clip
+    >>> images, texts = np.zeros((4, 32, 32, 3), np.uint8), ["a bird", "an owl", "a cat", "a dog"]
+    >>> CMER(load_clip("clip-emoji", "cpu"), epochs=1).fit(images, texts).transform(images).shape
+    (4, 32, 32, 3)
     """
 
     def __init__(self, clip: ImageTextEncoder, grid=2, epochs=60, lr=1e-3, batch_size=128, published=False, seed=0):
@@ -91,13 +91,24 @@ class CMER(TransformerMixin, BaseEstimator):
         self.seed = seed
 
     def fit(self, images: Images, texts: Sequence[str]) -> "CMER":
-        _check_pairs(images, texts)
+        """Learn from images and one caption per image. Raises InputError for what is no such pair.
+
+        >>> from vlws.models.clip import load_clip
+        >>> clip, images = load_clip("clip-emoji", "cpu"), np.zeros((2, 32, 32, 3), np.uint8)
+        >>> CMER(clip, epochs=1).fit(images, ["owl", "cat"]).cells_
+        array([0, 0])
+        """
+        images = _checked_pairs(images, texts)
         masked = masked_embeddings(self.clip, images, self.grid)
-        self.cells_ = matching_scores(masked, self.clip.texts(texts)).argmax(1)  # k*, by the text
-        return self.fit_predictor(masked, self.cells_)
+        return self.fit_predictor(masked, matching_scores(masked, self.clip.texts(texts)).argmax(1))
 
     def fit_predictor(self, masked: np.ndarray, cells: np.ndarray) -> "CMER":
-        """Train the RID alone, on embeddings "n g d" and the cells "n" to drop."""
+        """Train the RID alone, on embeddings "n g d" and the cells "n" to drop, k* by the text; no clip is needed.
+
+        >>> CMER(None, epochs=1).fit_predictor(np.ones((2, 4, 8), np.float32), np.array([0, 1])).cells_
+        array([0, 1])
+        """
+        self.cells_ = cells
         torch.manual_seed(self.seed)
         self.rid_ = RID(masked.shape[-1], self.published)
         embeddings, target = torch.from_numpy(masked), torch.from_numpy(cells)
@@ -115,118 +126,40 @@ class CMER(TransformerMixin, BaseEstimator):
 
     @torch.no_grad()
     def predict(self, masked: np.ndarray) -> np.ndarray:
-        """The cell to drop, int "n", from embeddings "n g d" of the masked images."""
+        """The cell to drop, int "n", from embeddings "n g d" of the masked images. Raises NotFittedError before `fit`.
+
+        >>> masked = np.ones((2, 4, 8), np.float32)
+        >>> CMER(None, epochs=1).fit_predictor(masked, np.array([0, 1])).predict(masked).shape
+        (2,)
+        """
+        check_is_fitted(self, "rid_")
         return self.rid_(torch.from_numpy(masked)).argmax(1).numpy()
 
     def irrelevant_cells(self, images: Images) -> np.ndarray:
-        """The cell to drop, int "n", from images alone."""
+        """The cell to drop, int "n", from images alone. Raises NotFittedError before `fit`.
+
+        >>> from vlws.models.clip import load_clip
+        >>> images, clip = np.zeros((2, 32, 32, 3), np.uint8), load_clip("clip-emoji", "cpu")
+        >>> CMER(clip, epochs=1).fit(images, ["owl", "cat"]).irrelevant_cells(images).shape
+        (2,)
+        """
+        check_is_fitted(self, "rid_")
         return self.predict(masked_embeddings(self.clip, images, self.grid))
 
     def transform(self, images: Images) -> Images:
-        """x': each image without its irrelevant cell."""
+        """x': each image without its irrelevant cell, "n h w 3" uint8. Raises NotFittedError before `fit`.
+
+        >>> from vlws.models.clip import load_clip
+        >>> images, clip = np.ones((2, 32, 32, 3), np.uint8), load_clip("clip-emoji", "cpu")
+        >>> CMER(clip, epochs=1).fit(images, ["owl", "cat"]).transform(images).mean().item()
+        0.75
+        """
+        images = stack_images(images)
         return drop_cells(images, self.irrelevant_cells(images), self.grid)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 2. CMLE: cross-modal linear embedding
-
-
-def correlation_matrix(vectors: np.ndarray, components: int = 5, seed: int = 0) -> np.ndarray:
-    """The correlation-structure matrix M of a batch: M_ij = 1 where a Gaussian mixture puts i and j together.
-
-    Args:
-        vectors: text vectors "b d" (or, as a control, image vectors).
-        components: Gaussians; fewer where the batch has fewer distinct vectors. Diagonal covariances.
-
-    Returns:
-        bool "b b", with a true diagonal.
-    """
-    components = min(components, len(np.unique(vectors.round(6), axis=0)))
-    mixture = GaussianMixture(components, covariance_type="diag", reg_covar=1e-4, random_state=seed)
-    cluster = mixture.fit_predict(vectors.astype(np.float64))
-    return cluster[:, None] == cluster[None, :]
-
-
-class GuidedEncoder(TransformerMixin, BaseEstimator):
-    """The contrastive encoder, image only (SSD) or guided by text vectors (CMLE).
-
-    Args:
-        guidance: None is SSD, L(I); "cluster" is CMLE-G, L(M) with M from a Gaussian mixture of each batch's text
-            vectors; "regress" is CMLE-R, both views' projections regress the text vector (as released for Wikipedia).
-        components: Gaussians in the mixture.
-        image_size: side of the encoder's square input; images are resized to it (the paper's are 28 and 32).
-        width, features: of the encoder.
-        epochs, batch_size, lr: Adam, cosine to zero, the last epoch is kept.
-        device: where it trains.
-        seed: of weights, order, views and mixtures.
-    """
-
-    def __init__(
-        self,
-        guidance: Literal["cluster", "regress"] | None = None,
-        components=5,
-        image_size=32,
-        width=16,
-        features=64,
-        epochs=20,
-        batch_size=64,
-        lr=3e-3,
-        device="cpu",
-        seed=0,
-    ):
-        self.guidance = guidance
-        self.components = components
-        self.image_size = image_size
-        self.width = width
-        self.features = features
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.device = device
-        self.seed = seed
-
-    def fit(self, images: Images, text_vectors: np.ndarray | None = None) -> "GuidedEncoder":
-        if self.guidance not in (None, "cluster", "regress"):
-            raise InputError(f"guidance is {self.guidance!r}; accepted are None, 'cluster' and 'regress'.")
-        if self.guidance and text_vectors is None:
-            raise InputError(f"guidance={self.guidance!r} needs text_vectors, one row per image, and got none.")
-        torch.manual_seed(self.seed)
-        projection = 32 if text_vectors is None or self.guidance != "regress" else text_vectors.shape[1]
-        self.encoder_ = Encoder(self.width, self.features, projection)
-        optimizer = torch.optim.Adam(self.encoder_.parameters(), lr=self.lr)
-        steps = self.epochs * max(1, len(images) // self.batch_size)
-        self.history_ = train.fit(
-            self.encoder_,
-            lambda encoder, batch: self._loss(encoder, images, text_vectors, batch.cpu().numpy()),
-            train.epochs(len(images), min(self.batch_size, len(images)), self.seed),
-            steps,
-            optimizer,
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
-            device=self.device,
-            label="",
-        )
-        return self
-
-    def _loss(self, encoder: Encoder, images: Images, text_vectors: np.ndarray | None, batch: np.ndarray) -> Tensor:
-        pixels = encoder.pixels(images[batch], self.image_size)
-        z = encoder.project(torch.cat([augment(pixels), augment(pixels)]))  # "(2 b) projection", view after view
-        if text_vectors is None or self.guidance is None:
-            alike = torch.eye(len(batch))  # M = I, "b b"
-        elif self.guidance == "regress":
-            return F.mse_loss(z, torch.from_numpy(text_vectors[batch]).to(z).repeat(2, 1))
-        else:
-            alike = torch.from_numpy(correlation_matrix(text_vectors[batch], self.components, int(batch[0])))
-        return masked_contrastive_loss(z, alike.to(z.device))
-
-    @torch.no_grad()
-    def transform(self, images: Images) -> np.ndarray:
-        """Encoder features "n features", the head discarded, in evaluation mode."""
-        chunks = (self.encoder_.pixels(images[i : i + 256], self.image_size) for i in range(0, len(images), 256))
-        return torch.cat([self.encoder_(pixels) for pixels in chunks]).cpu().numpy()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 3. The detector
+# 2. The detector
 
 
 DETECTORS = {"Mahalanobis": Mahalanobis, "KNN": KNN}  # those whose state is arrays
@@ -245,6 +178,12 @@ class CMGDetector(BaseEstimator):
         seed: of CMER's predictor.
 
     Attributes (after `fit`, PyOD's names): decision_scores_, threshold_, labels_.
+
+    >>> from vlws.models.clip import load_clip
+    >>> images, texts = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8), ["an owl", "a cat"] * 4
+    >>> detector = CMGDetector(load_clip("clip-emoji", "cpu"), encoder=GuidedEncoder("cluster", epochs=1))
+    >>> detector.fit(images, texts).decision_function(images).shape
+    (8,)
     """
 
     def __init__(
@@ -259,14 +198,32 @@ class CMGDetector(BaseEstimator):
         self.seed = seed
 
     def fit(self, images: Images, texts: Sequence[str]) -> "CMGDetector":
-        _check_pairs(images, texts)
+        """Learn from normal images and one caption per image; each image passes the clip once, in its g variants.
+
+        >>> CMGDetector(None, cmer=False, encoder=GuidedEncoder(epochs=1)).fit(
+        ...     np.zeros((4, 32, 32, 3), np.uint8), ["a plate"] * 4
+        ... ).labels_
+        array([0, 0, 0, 0])
+
+        Raises InputError for what is no such pair, a contamination out of range, and too few images for encoder or
+        detector.
+        """
+        images = _checked_pairs(images, texts)
         if not 0 < self.contamination <= 0.5:
             raise InputError(f"contamination is {self.contamination}; accepted is a share in (0, 0.5].")
-        self.cmer_ = CMER(self.clip, self.grid, seed=self.seed).fit(images, texts) if self.cmer else None
-        kept = self._kept(images)
         self.encoder_ = GuidedEncoder("cluster") if self.encoder is None else clone(self.encoder)
-        self.encoder_.fit(kept, self.clip.texts(texts) if self.encoder_.guidance else None)
         self.detector_ = Mahalanobis() if self.detector is None else clone(self.detector)
+        for part in (self.encoder_, self.detector_):
+            check_rows(part, len(images), "pictures")
+        kept, vectors, self.cmer_ = images, None, None
+        if self.cmer or self.encoder_.guidance:
+            vectors = self.clip.texts(texts)
+        if self.cmer:
+            masked = masked_embeddings(self.clip, images, self.grid)
+            self.cmer_ = CMER(self.clip, self.grid, seed=self.seed)
+            self.cmer_.fit_predictor(masked, matching_scores(masked, vectors).argmax(1))
+            kept = drop_cells(images, self.cmer_.predict(masked), self.grid)
+        self.encoder_.fit(kept, vectors if self.encoder_.guidance else None)
         features = self.encoder_.transform(kept)
         self.detector_.fit(features)
         self.decision_scores_ = self.detector_.decision_function(features)
@@ -276,6 +233,11 @@ class CMGDetector(BaseEstimator):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the fitted detector, without the clip: weights and arrays as safetensors, the settings as JSON.
+
+        >>> import tempfile
+        >>> detector = CMGDetector(None, cmer=False, encoder=GuidedEncoder(epochs=1))
+        >>> _ = detector.fit(np.zeros((4, 32, 32, 3), np.uint8), ["a plate"] * 4)
+        >>> detector.save_pretrained(tempfile.mkdtemp() + "/plates")
 
         Raises InputError for a detector without arrays, one not fitted, and a folder of other files.
         """
@@ -301,7 +263,15 @@ class CMGDetector(BaseEstimator):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, clip: ImageTextEncoder) -> "CMGDetector":
-        """A detector that scores as the saved one, with the clip that it had. Raises InputError for other folders."""
+        """A detector that scores as the saved one, with the clip that it had. Raises InputError for other folders.
+
+        >>> import tempfile
+        >>> folder, images = tempfile.mkdtemp() + "/plates", np.zeros((4, 32, 32, 3), np.uint8)
+        >>> detector = CMGDetector(None, cmer=False, encoder=GuidedEncoder(epochs=1)).fit(images, ["a plate"] * 4)
+        >>> detector.save_pretrained(folder)
+        >>> CMGDetector.from_pretrained(folder, None).predict(images)
+        array([0, 0, 0, 0])
+        """
         config, tensors = load_added(folder, "CMGDetector")
         encoder, (kind, options) = GuidedEncoder(**config["encoder"]), config["detector"]
         made = cls(clip, encoder=encoder, detector=DETECTORS[kind](**options), **config["own"])
@@ -325,24 +295,45 @@ class CMGDetector(BaseEstimator):
         blank = np.zeros((1, 32, 32, 3), np.uint8)
         return {"embedding_dim": self.clip.images(blank).shape[1]} if self.cmer else {}
 
-    def _kept(self, images: Images) -> Images:
-        return images if self.cmer_ is None else self.cmer_.transform(images)
-
     def transform(self, images: Images) -> np.ndarray:
-        """Encoder features "n features"."""
-        return self.encoder_.transform(self._kept(images))
+        """Encoder features "n features" float32. Raises NotFittedError before `fit`, InputError as `stack_images`.
+
+        >>> images = np.zeros((4, 32, 32, 3), np.uint8)
+        >>> detector = CMGDetector(None, cmer=False, encoder=GuidedEncoder(epochs=1)).fit(images, ["a plate"] * 4)
+        >>> detector.transform(images).shape
+        (4, 64)
+        """
+        check_is_fitted(self, "detector_")
+        images = stack_images(images)
+        return self.encoder_.transform(images if self.cmer_ is None else self.cmer_.transform(images))
 
     def decision_function(self, images: Images) -> np.ndarray:
-        """Anomaly scores "n"; higher is more anomalous. Takes no text."""
-        return self.detector_.decision_function(self.transform(images))
+        """Anomaly scores "n"; higher is more anomalous. Takes no text. Raises as `transform`.
+
+        >>> images = np.zeros((4, 32, 32, 3), np.uint8)
+        >>> detector = CMGDetector(None, cmer=False, encoder=GuidedEncoder(epochs=1)).fit(images, ["a plate"] * 4)
+        >>> detector.decision_function([images[0]]).shape
+        (1,)
+        """
+        features = self.transform(images)
+        return self.detector_.decision_function(features)
 
     def predict(self, images: Images) -> np.ndarray:
-        """0 normal, 1 anomalous, "n"."""
+        """0 normal, 1 anomalous, int "n". Raises as `transform`.
+
+        >>> images = np.zeros((4, 32, 32, 3), np.uint8)
+        >>> detector = CMGDetector(None, cmer=False, encoder=GuidedEncoder(epochs=1)).fit(images, ["a plate"] * 4)
+        >>> detector.predict(images)
+        array([0, 0, 0, 0])
+        """
         return (self.decision_function(images) > self.threshold_).astype(int)
 
 
-def _check_pairs(images: Images, texts: Sequence[str]) -> None:
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-        raise InputError(f"images are {images.dtype} {images.shape}; accepted is a uint8 array 'n h w 3'.")
-    if len(images) != len(texts):
-        raise InputError(f"{len(images)} images came with {len(texts)} captions; each image needs one.")
+def _checked_pairs(images: Images, texts: Sequence[str]) -> np.ndarray:
+    """The images as an array; InputError where they are none, or there is not one text per image."""
+    stacked = stack_images(images)
+    if isinstance(texts, str):
+        raise InputError(f"the captions are one text, {texts[:40]!r}; accepted is a list of one per image.")
+    if len(stacked) != len(texts):
+        raise InputError(f"{len(stacked)} images came with {len(texts)} captions; each image needs one.")
+    return stacked

@@ -4,7 +4,7 @@ Sehwag, Chiang, Mittal, "SSD: A Unified Framework for Self-Supervised Outlier De
 The detector that CMG improves; its loss takes a mask, which is the identity here and comes from captions there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +21,7 @@ import vlws_kernels
 from vlws.errors import InputError
 
 SCALER = ("mean_", "var_", "scale_")  # what scikit-learn's StandardScaler learns
+CHUNK = (256, 2**22)  # pictures, and pixels, that are held as floats at once: 256 of 32 x 32, 83 of 224 x 224
 COVARIANCE = ("location_", "covariance_", "precision_")  # and its EmpiricalCovariance
 
 
@@ -40,6 +42,17 @@ def masked_contrastive_loss(z: Tensor, positives: Tensor, tau: float = 0.5, tau_
     log_p = similarity - torch.logsumexp(similarity.masked_fill(self_pairs, -torch.inf), dim=1, keepdim=True)
     mask = positives.bool().repeat(2, 2) & ~self_pairs
     return -(tau / tau_0) * ((log_p * mask).sum(1) / mask.sum(1)).mean()
+
+
+def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Pictures "n h w 3" in parts of as many as are held as floats at once (`CHUNK`).
+
+    >>> [len(part) for part in chunks(np.zeros((100, 224, 224, 3), np.uint8))]
+    [83, 17]
+    """
+    count, pixels = CHUNK
+    step = max(1, min(count, pixels // (images.shape[1] * images.shape[2])))
+    return (images[start : start + step] for start in range(0, len(images), step))
 
 
 class Encoder(nn.Module):
@@ -92,26 +105,67 @@ def augment(pixels: Tensor, scale: tuple[float, float] = (0.4, 1.0)) -> Tensor:
     return view.clamp(0, 1)
 
 
+def check_rows(estimator: BaseEstimator, given: int, what: str = "rows") -> None:
+    """Raise InputError where an estimator is given fewer training rows than its `rows_needed`, if it has any such.
+
+    >>> check_rows(KNN(5), 5)
+    """
+    needed = getattr(estimator, "rows_needed", 1)
+    if given < needed:
+        least = f"n_neighbors={needed}" if isinstance(estimator, KNN) else str(needed)
+        raise InputError(f"{type(estimator).__name__} needs at least {least} training {what}, and got {given}.")
+
+
 class Mahalanobis(BaseEstimator):
-    """SSD's score: rows to unit length, standardised, then the squared Mahalanobis distance to the training set."""
+    """SSD's score: rows to unit length, standardised, then the squared Mahalanobis distance to the training set.
+
+    `rows_needed`: how few training rows will do; one has no spread.
+
+    >>> rows = np.random.default_rng(0).normal(size=(50, 3))
+    >>> Mahalanobis().fit(rows).decision_function(rows[:2]).shape
+    (2,)
+    """
+
+    rows_needed = 2
 
     def fit(self, features: np.ndarray, y=None) -> "Mahalanobis":
+        """Learn location and covariance of rows "n d". Raises InputError for one row.
+
+        >>> Mahalanobis().fit(np.eye(3)).covariance_.location_.shape
+        (3,)
+        """
+        check_rows(self, len(features))
         self.scale_ = make_pipeline(Normalizer(), StandardScaler()).fit(features)
         self.covariance_ = EmpiricalCovariance().fit(self.scale_.transform(features))
         return self
 
     def decision_function(self, features: np.ndarray) -> np.ndarray:
-        """Squared distances "n"; higher is more anomalous."""
+        """Squared distances "n" float64; higher is more anomalous. Raises NotFittedError before `fit`.
+
+        >>> bool(np.isclose(Mahalanobis().fit(np.eye(3)).decision_function(np.eye(3)), 2).all())
+        True
+        """
+        check_is_fitted(self, "covariance_")
         return self.covariance_.mahalanobis(self.scale_.transform(features))
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """What `fit` learned, as arrays."""
+        """What `fit` learned, as arrays. Raises NotFittedError before `fit`.
+
+        >>> sorted(Mahalanobis().fit(np.eye(3)).state_dict())[:2]
+        ['covariance.covariance_', 'covariance.location_']
+        """
+        check_is_fitted(self, "covariance_")
         scaler = self.scale_[-1]
         learned = {f"scaler.{name}": getattr(scaler, name) for name in SCALER}
         return learned | {f"covariance.{name}": getattr(self.covariance_, name) for name in COVARIANCE}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> "Mahalanobis":
-        """As if fitted to the rows to which the detector of `state_dict` was."""
+        """As if fitted to the rows to which the detector of `state_dict` was.
+
+        >>> fitted = Mahalanobis().fit(np.eye(3))
+        >>> Mahalanobis().load_state_dict(fitted.state_dict()).decision_function(np.eye(3)).shape
+        (3,)
+        """
         scaler, self.covariance_ = StandardScaler(), EmpiricalCovariance()
         for name in SCALER:
             setattr(scaler, name, state[f"scaler.{name}"])
@@ -123,29 +177,58 @@ class Mahalanobis(BaseEstimator):
 
 
 class KNN(BaseEstimator):
-    """Distance to the k-th nearest training row (PyOD's `KNN(method="largest")`), by `vlws_kernels.knn`."""
+    """Distance to the k-th nearest training row (PyOD's `KNN(method="largest")`), by `vlws_kernels.knn`.
+
+    >>> KNN(2).fit(np.eye(3)).decision_function(np.eye(3)).round(3).tolist()
+    [1.414, 1.414, 1.414]
+    """
 
     def __init__(self, n_neighbors: int = 5):
         self.n_neighbors = n_neighbors
 
+    @property
+    def rows_needed(self) -> int:
+        """How few training rows will do.
+
+        >>> KNN(3).rows_needed
+        3
+        """
+        return self.n_neighbors
+
     def fit(self, features: np.ndarray, y=None) -> "KNN":
-        if len(features) < self.n_neighbors:
-            raise InputError(
-                f"KNN needs at least n_neighbors={self.n_neighbors} training rows, and got {len(features)}."
-            )
+        """Keep the rows "n d". Raises InputError for fewer than `n_neighbors`.
+
+        >>> KNN(2).fit(np.eye(3)).features_.shape
+        torch.Size([3, 3])
+        """
+        check_rows(self, len(features))
         self.features_ = torch.from_numpy(np.ascontiguousarray(features, np.float32))
         return self
 
     def decision_function(self, features: np.ndarray) -> np.ndarray:
-        """Euclidean distances "n"; higher is more anomalous."""
+        """Euclidean distances "n" float32; higher is more anomalous. Raises NotFittedError before `fit`.
+
+        >>> KNN(1).fit(np.eye(3)).decision_function(np.zeros((1, 3))).tolist()
+        [1.0]
+        """
+        check_is_fitted(self, "features_")
         rows = torch.from_numpy(np.ascontiguousarray(features, np.float32))
         return vlws_kernels.knn(rows, self.features_, self.n_neighbors)[0][:, -1].numpy()
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """The training rows."""
+        """The training rows. Raises NotFittedError before `fit`.
+
+        >>> KNN(1).fit(np.eye(3)).state_dict()["features"].shape
+        (3, 3)
+        """
+        check_is_fitted(self, "features_")
         return {"features": self.features_.numpy()}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> "KNN":
-        """As if fitted to the rows of `state_dict`."""
+        """As if fitted to the rows of `state_dict`.
+
+        >>> KNN(1).load_state_dict({"features": np.eye(3, dtype=np.float32)}).decision_function(np.eye(3)).tolist()
+        [0.0, 0.0, 0.0]
+        """
         self.features_ = torch.from_numpy(state["features"])
         return self
