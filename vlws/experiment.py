@@ -15,6 +15,7 @@ is started again computes only what is missing. A cell is known by what made it:
 refers to and of every module of vlws and vlws_kernels that it reaches; arm, seed, arguments by content; versions.
 """
 
+import operator
 import os
 import random
 import re
@@ -155,7 +156,7 @@ def grid(
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise InputError(f"grid name {name!r} names a folder; use letters, digits, '-', '_' and '.'.")
     if workers is None:
-        workers = int(os.environ.get("VLWS_WORKERS") or 0) or _cores()
+        workers = _workers()
     if workers < 1:
         raise InputError(f"workers is {workers}; it must be at least 1.")
 
@@ -236,12 +237,26 @@ def bootstrap(
 
 def _checked_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
     try:
-        chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
+        whole = not isinstance(seeds, bool | np.bool_) and operator.index(seeds)  # type: ignore[arg-type]
+        chosen = tuple(range(whole))
     except TypeError:
-        chosen = ()
-    if isinstance(seeds, bool) or not chosen or len(set(chosen)) < len(chosen) or min(chosen) < 0:
+        try:
+            chosen = tuple(operator.index(seed) for seed in seeds)  # type: ignore[union-attr]
+        except TypeError:
+            chosen = ()
+    if not chosen or len(set(chosen)) < len(chosen) or min(chosen) < 0:
         raise InputError(f"seeds is {seeds!r}; it is a number of at least 1, or a list of distinct seeds from 0 up.")
     return chosen
+
+
+def _workers() -> int:
+    """$VLWS_WORKERS, or all cores."""
+    given = os.environ.get("VLWS_WORKERS", "").strip()
+    if given and not (given.isdecimal() and int(given) > 0):
+        raise InputError(
+            f"VLWS_WORKERS is {given!r}; it is a number of processes of at least 1, or unset for all cores."
+        )
+    return int(given) if given else _cores()
 
 
 def _cores() -> int:

@@ -301,6 +301,8 @@ def test_a_lost_process_is_one_clear_error():
         (["a"], [], "t", "seeds is"),
         (["a"], [1, 1], "t", "distinct"),
         (["a"], True, "t", "seeds is True"),
+        (["a"], np.bool_(True), "t", "seeds is np.True_"),
+        (["a"], [0, 1.5], "t", "seeds is"),
         (["a"], 1.5, "t", "seeds is 1.5"),
         (["a"], 1, "../t", "names a folder"),
     ],
@@ -374,3 +376,16 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, sign):
     )
     assert done.stdout.strip() == "[0 1 2 3 4]"
     assert sorted(log.read_text().split()) == ["2", "3", "4"]
+
+
+@pytest.mark.parametrize("seeds", [np.int64(2), np.arange(2), [np.int32(0), np.int32(1)]])
+def test_seeds_of_numpy_are_seeds(seeds):
+    found = experiment.grid(lambda arm, seed: {"value": float(seed)}, ["a"], seeds, name="numpy", workers=1)
+    assert found.seeds == (0, 1)
+
+
+@pytest.mark.parametrize("given", ["all", "0", "-1", "1.5"])
+def test_a_number_of_workers_that_is_none_is_refused(monkeypatch, given):
+    monkeypatch.setenv("VLWS_WORKERS", given)
+    with pytest.raises(InputError, match=f"VLWS_WORKERS is '{given}'; it is a number of processes of at least 1"):
+        experiment.grid(lambda arm, seed: {"value": 1.0}, ["a"], 1, name="workers")

@@ -106,6 +106,7 @@ def _leave_as(done: Sequence[dict[str, Any]]) -> None:
 
 def _ran(done: Sequence[dict[str, Any]]) -> str:
     from vlws.lab.describe import label
+    from vlws.lab.run_pages import told
 
     rows = [
         [
@@ -116,7 +117,7 @@ def _ran(done: Sequence[dict[str, Any]]) -> str:
         ]
         for r in done
     ]
-    return aligned(["chapter", "status", "time", "claims"], rows, width())
+    return "\n".join([aligned(["chapter", "status", "time", "claims"], rows, width()), *(told(r) for r in done)])
 
 
 def _swept(table: dict[str, Any]) -> str:
@@ -145,7 +146,7 @@ def report(
     from vlws.lab.describe import shown
 
     records.settle()
-    index = site.build(out)
+    index = site.build(out, api=True)
     answer(as_json, {"index": str(index)}, shown(Path(index).resolve()))
 
 

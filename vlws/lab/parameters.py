@@ -102,21 +102,19 @@ class Parameter:
 def _accepted(value: Any, rule: str) -> bool:
     """Whether a value meets a rule such as "at least 1", "0 to 1", "adam or sgd"; numbers are no rule for a text."""
     number = r"([-+.\deE]+)"
-    bound, span = (
-        re.fullmatch(rf"(at least|above|at most|below) {number}", rule),
-        re.fullmatch(f"{number} to {number}", rule),
-    )
     if " or " in rule:
         patterns = [re.escape(part.strip()).replace(":N", r":\d+") for part in rule.split(" or ")]
         return any(re.fullmatch(pattern, str(value)) for pattern in patterns)
-    if isinstance(value, str) or not (bound or span):
+    if isinstance(value, str):
         return True
-    if span:
+    if span := re.fullmatch(f"{number} to {number}", rule):
         return float(span[1]) <= value <= float(span[2])
-    limit = float(bound[2])
-    return {"at least": value >= limit, "above": value > limit, "at most": value <= limit, "below": value < limit}[
-        bound[1]
-    ]
+    if bound := re.fullmatch(rf"(at least|above|at most|below) {number}", rule):
+        name, limit = bound[1], float(bound[2])
+        return {"at least": value >= limit, "above": value > limit, "at most": value <= limit, "below": value < limit}[
+            name
+        ]
+    return True
 
 
 def read_parameters(source: str, where: str) -> dict[str, Parameter]:

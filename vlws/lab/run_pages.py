@@ -10,7 +10,7 @@ from vlws.display import number
 from vlws.errors import InputError
 from vlws.lab import evidence, page, records
 from vlws.lab.chapters import chapters
-from vlws.lab.describe import facts, label
+from vlws.lab.describe import facts, failure, label, shown
 from vlws.lab.evidence import Row
 
 FINISHED = ("ok", "failed", "dead", "timeout")  # the states of a run that has something to show
@@ -103,8 +103,6 @@ def outcome(record: Mapping[str, Any], most: int = 3) -> list[str]:
     >>> outcome({"status": "failed", "folder": "/none", "first_error": {"ename": "InputError", "evalue": "No data."}})
     ['InputError: No data.']
     """
-    from vlws.lab.describe import failure
-
     if wrong := failure(dict(record)):
         return [wrong]
     results = records.kept(record, "results.json")
@@ -117,6 +115,13 @@ def outcome(record: Mapping[str, Any], most: int = 3) -> list[str]:
         return [*told, f"and {len(results) - most} figures more"] if len(results) > most else told
     tally = evidence.tally(evidence.rows_of(record["slug"], records.measures(record), None, "run"))
     return [", ".join(f"{n} {word}" for word, n in tally)] if tally else ["no claim was measured"]
+
+
+def told(record: Mapping[str, Any]) -> str:
+    """Where a run's page is, and what came of it where it was on the reader's data, for the end of a command."""
+    page_of = shown(Path(record["folder"]) / "notebook.html")
+    results = records.kept(record, "results.json")
+    return f"{label(record)}: {'; '.join(outcome(record))}; {page_of}" if results else f"{label(record)}: {page_of}"
 
 
 def own_runs(kept: Iterable[dict[str, Any]], written: set[str]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 
 from vlws import paths
 from vlws.errors import InputError
-from vlws.lab import evidence, forest, page, records, run_pages
+from vlws.lab import api_pages, compare, comparison_pages, evidence, forest, page, records, run_pages
 from vlws.lab.chapters import Chapter, chapters
 from vlws.lab.describe import failure, hardware, overrides, sha, stale
 from vlws.lab.evidence import COMMITTED, NOT_MEASURED, Row
@@ -43,13 +43,14 @@ class Shown:
 # --- the site ---------------------------------------------------------------------------------------------------------
 
 
-def build(out: Path | None = None) -> Path:
+def build(out: Path | None = None, *, api: bool = False) -> Path:
     """Make the site (`reports/site` unless told otherwise) and return its index.html.
 
     A chapter's page shows its newest finished run at a preset's own values, ok or failed, or else the committed
     notebook. Runs with changed parameters or the reader's data, runs in which something that is shown was measured, and
-    published results have pages of their own. The folder is made beside the old one and
-    swapped in at the end. Raises InputError where `out` is a folder that holds something else.
+    published results have pages of their own; so have sweeps and, with `api`, the library (pdoc, ten seconds once).
+    The folder is made beside the old one and swapped in at the end.
+    Raises InputError where `out` is a folder that holds something else.
     """
     site = Path(out) if out else paths.reports() / "site"
     _refuse_foreign(site)
@@ -76,9 +77,13 @@ def build(out: Path | None = None) -> Path:
         others = [r for r in run_pages.with_pages(kept, [*rows, *stands.values()]) if r["run_id"] not in on_chapters]
         written = run_pages.write_runs(others, made)
         run_pages.write_results(made)
+        pages = {run_id: run_pages.run_page(run_id) for run_id in written}
+        sweeps = comparison_pages.write_sweeps(kept, made, compare.sweep_table, pages)
+        reference = api_pages.write_api(made) if api else ""
         _link(rows, shown, written)
         own = run_pages.own_runs(kept, written)
-        (made / "index.html").write_text(_index(shown, rows, stands, own), encoding="utf-8")
+        index = _index(shown, rows, stands, own=own, sweeps=sweeps, reference=reference)
+        (made / "index.html").write_text(index, encoding="utf-8")
         (made / "runs.html").write_text(_runs_page(shown, kept, written), encoding="utf-8")
         (made / "claims.json").write_text(json.dumps([asdict(r) for r in rows], indent=1), encoding="utf-8")
         (made / "claims.csv").write_text(_csv(rows), encoding="utf-8")
@@ -144,7 +149,7 @@ def _link(rows: list[Row], shown: list[Shown], written: set[str]) -> None:
         row.page += f"#{row.id}" if row.kind and (row.anchor or row.kind != "notebook") else ""
 
 
-def _index(shown: list[Shown], rows: list[Row], stands: dict[str, Row], own: list[dict[str, Any]]) -> str:
+def _index(shown: list[Shown], rows: list[Row], stands: dict[str, Row], **more: Any) -> str:
     """Each claim once, by the measure that stands, the other scales below it; headline counts are of these."""
     cards = [
         {
@@ -174,7 +179,7 @@ def _index(shown: list[Shown], rows: list[Row], stands: dict[str, Row], own: lis
         cards=cards,
         claims=claims,
         counts=evidence.tally(best_rows),
-        own=own,
+        **more,
         forests=forest.overview(best_rows),
     )
 

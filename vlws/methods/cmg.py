@@ -215,10 +215,9 @@ class CMGDetector(BaseEstimator):
         self.detector_ = Mahalanobis() if self.detector is None else clone(self.detector)
         for part in (self.encoder_, self.detector_):
             check_rows(part, len(images), "pictures")
-        kept, vectors, self.cmer_ = images, None, None
-        if self.cmer or self.encoder_.guidance:
-            vectors = self.clip.texts(texts)
-        if self.cmer:
+        kept, self.cmer_ = images, None
+        vectors = self.clip.texts(texts) if self.cmer or self.encoder_.guidance else None
+        if self.cmer and vectors is not None:
             masked = masked_embeddings(self.clip, images, self.grid)
             self.cmer_ = CMER(self.clip, self.grid, seed=self.seed)
             self.cmer_.fit_predictor(masked, matching_scores(masked, vectors).argmax(1))
