@@ -128,8 +128,17 @@ def _committed(one: Chapter) -> dict[str, Any]:
 
 
 def _of(record: Record, what: str) -> list[dict[str, Any]]:
-    """Measures, arms or results of a run: with the record of a published one, else in the run's folder."""
-    return record[what] if what in record else records.kept(record, f"{what}.json")
+    """Measures, arms or results of a run: with the record of a published one, else in the run's folder.
+
+    Results of one name and several metrics are told apart: "CMG, AUROC" and "CMG, AUPR".
+    """
+    found = record[what] if what in record else records.kept(record, f"{what}.json")
+    names = [one["name"] for one in found] if what == "results" else []
+    return (
+        [one | {"name": f"{one['name']}, {one['metric']}"} if names.count(one["name"]) > 1 else one for one in found]
+        if names
+        else found
+    )
 
 
 def _code(record: Record) -> dict[str, Any]:
