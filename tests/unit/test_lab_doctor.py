@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from vlws.lab import doctor
@@ -39,3 +41,21 @@ def test_a_missing_package_names_the_remedy(monkeypatch):
     assert not found["present"]
     assert found["needed"]
     assert "no-such-package" in found["without"]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_the_deep_look_compiles_in_a_home_that_a_shell_would_not_take_as_it_is(tmp_path, monkeypatch):
+    home = tmp_path / "Jane O'Hara (1)"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("KEOPS_CACHE_FOLDER", raising=False)
+    assert by_name(doctor.checks(deep=True))["KeOps"]["present"]
+
+
+def test_the_deep_look_says_where_torch_takes_over(monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.delenv("CXX", raising=False)
+    found = by_name(doctor.checks(deep=True))["KeOps"]
+    assert not found["present"]
+    assert "no C++ compiler is found" in found["found"]
