@@ -32,18 +32,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlws.errors import InputError
+from vlws.models import memory
 from vlws.models.adapter import IGNORED, Adapter, Batch, ImageInput
-from vlws.models.memory import (
-    AddedPairs,
-    Bank,
-    Own,
-    attend,
-    layer_parts,
-    layer_states,
-    own_rows,
-    question_ends,
-    value_matrix,
-)
+from vlws.models.memory import AddedPairs, Bank, attend, layer_states, question_ends
 from vlws.models.truthfulness import Triplets, direction, fit_encoders, ridge
 from vlws.models.upper import lower_states, upper_logits
 
@@ -145,7 +136,7 @@ def prepare(
         with torch.no_grad():
             encoded = truthful(triplets.pos) - truthful(triplets.neg)
         rows = last if final_token else right[layer]
-        values = value_matrix(adapter.layers[layer])
+        values = memory.value_matrix(adapter.layers[layer])
         made[layer] = Prepared(
             bank=Bank(torch.cat([b.sem for b in rows]), torch.cat([b.pos for b in rows])),
             truthful=truthful,
@@ -169,7 +160,7 @@ class UniKE:
         self.prepared = dict(sorted(prepared.items()))
         if not prepared or not all(0 <= layer < adapter.num_layers for layer in prepared):
             raise InputError(f"layers are {list(prepared)}; accepted are some of 0 to {adapter.num_layers - 1}.")
-        self.parts = {layer: layer_parts(adapter.layers[layer]) for layer in prepared}
+        self.parts = {layer: memory.layer_parts(adapter.layers[layer]) for layer in prepared}
 
     def edit(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> "Edited":
         """e independent edits, trained in one batch and each as if alone: question, pictures, new answer.
@@ -274,11 +265,8 @@ class Edited:
             return [text.strip() for text in adapter.generate(batch, max_new_tokens)]
 
     def _of(self, batch: Batch, edit: Tensor | None) -> Tensor:
-        rows = len(batch.input_ids)
-        given = torch.zeros(rows, dtype=torch.long) if edit is None else edit
+        given = torch.zeros(len(batch.input_ids), dtype=torch.long) if edit is None else edit
         return given.to(self.method.adapter.device)
-
-    # --- the two memories at work, section 3.2 ---
 
     @contextmanager
     def _running(self, t_q: Tensor, edit: Tensor, latent: bool) -> Iterator[None]:
@@ -343,9 +331,9 @@ class _Running:
         g = F.cosine_similarity(self.prepared.semantic(c), r.float(), dim=-1).clamp(0, 1)
         return states, bias, g
 
-    def own_rows(self) -> Own:
+    def own_rows(self) -> memory.Own:
         of_edit = [[rows[self.layer][i] for rows in self.edited.rows] for i in range(self.edited.edits)]
-        return own_rows([sum(banks[1:], banks[0]) for banks in of_edit]).of(self.edit)
+        return memory.own_rows([sum(banks[1:], banks[0]) for banks in of_edit]).of(self.edit)
 
     def asked(self, module: nn.Module, args: tuple) -> None:
         self.q = args[0].reshape(len(self.edit), -1, args[0].shape[-1])  # OPT flattens rows and tokens
