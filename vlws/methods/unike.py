@@ -1,0 +1,349 @@
+"""UniKE: edit what a multimodal language model knows, by two memories beside its last layers.
+
+Pan, Fan, Li, Yu, Fei, Tang, Hong, Zhang, Sun, "Towards Unified Multimodal Editing with Enhanced Knowledge
+Collaboration", NeurIPS 2024, arXiv:2409.19872.
+
+In each of the last layers, with x the residual stream, t_q the last token of the question and r = x[t_q]:
+
+    h_in   = SelfAttn(LN(x))                                                        the layer's own
+    h_know = Attn(LN(x), LN(pos_I)),   I = the K rows of the bank nearest to r      latent in-context knowledge
+    h      = (1 - g) h_in + g h_know   for t >= t_q                                 equation 7
+    FFN'(q)= FFN(q) + Act(q W_K + b_K) (W_V + beta zeta')                           equations 3 and 6
+
+W_K, b_K, W_V (n pairs a layer) are trained by the likelihood of the new answer, nothing else. The bank holds states of
+other questions with their true answers, and the edit's own. zeta' points from what the model says wrongly to what is
+true. g is the weight of the knowledge: equation 7 as printed puts it on h_in, against the paper's text and its code.
+
+    unike = UniKE(mllm, prepare(mllm, facts, layers), UniKEConfig())
+    edited = unike.edit(["<image> who made this?"], [[picture]], ["mira"])
+    edited.answer(["<image> whose work is this?"], [[picture]])
+    edited.rollback()
+
+Nothing of the model is changed: hooks stand only while an edited model runs.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vlws.errors import InputError
+from vlws.models import memory
+from vlws.models.adapter import IGNORED, Adapter, Batch, ImageInput
+from vlws.models.memory import AddedPairs, Bank, attend, layer_states, question_ends
+from vlws.models.truthfulness import Triplets, direction, fit_encoders, ridge
+from vlws.models.upper import lower_states, upper_logits
+
+Images = Sequence[Sequence[ImageInput]]
+Gate = Literal["specified", "similarity", "fixed", "printed"]
+Direction = Literal["ridge", "mean", "negative", "random", "none", "per edit"]
+
+
+@dataclass(frozen=True)
+class UniKEConfig:
+    """What an edit adds and how it is trained.
+
+    Args:
+        pairs: key-value pairs a layer (10 in the paper's appendix D.3); 0 leaves out the intrinsic memory.
+        retrieved: K, rows of the bank that a question reads (40); 0 leaves out the latent memory.
+        gate: "specified" by Enc_Sem (section 3.3, g on the knowledge); "similarity": sigmoid((top cosine - threshold) /
+            width); "fixed": `alpha`; "printed": equation 7 to the letter, weight on h_in, last token.
+        sharpness: cosine / sharpness is added to the latent attention's logits; None adds nothing, as in the paper.
+        own_row: whether the edit's own states are in the bank (the paper does not say).
+        direction, beta: of zeta', and its weight; see `Prepared.shift`.
+        alternate: leaves the latent memory out in every second step of training, so that the pairs learn too.
+        lr, steps, stop: Adam; an edit is done where its mean loss is below `stop` nats.
+    """
+
+    pairs: int = 10
+    retrieved: int = 40
+    gate: Gate = "specified"
+    alpha: float = 0.5
+    threshold: float = 0.9
+    width: float = 0.02
+    sharpness: float | None = None
+    own_row: bool = True
+    direction: Direction = "ridge"
+    beta: float = 0.3
+    alternate: bool = False
+    lr: float = 4e-3
+    steps: int = 10
+    stop: float = 0.05
+    seed: int = 0
+
+
+# --- what is made once for a base model, section 3.3 ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Of one layer: the bank, both encoders, the triplets' mean directions, and the scale of the layer's own values."""
+
+    bank: Bank
+    truthful: nn.Module
+    semantic: nn.Module
+    zeta: Tensor
+    ridge: Tensor
+    mean: Tensor
+    scale: float
+
+    def shift(self, kind: Direction, seed: int = 0) -> Tensor | None:
+        """zeta' "dim", as long as a row of the layer's own W_V.
+
+        "ridge": W zeta, W fitted offline; "mean": the mean difference of the raw states; "negative": minus "ridge";
+        "random": a random direction; "none" and "per edit" (learned by each edit): None.
+        """
+        if kind in ("none", "per edit"):
+            return None
+        generator = torch.Generator().manual_seed(seed)
+        made = {"mean": lambda: self.mean, "random": lambda: torch.randn(len(self.zeta), generator=generator)}
+        raw = made.get(kind, lambda: self.ridge @ self.zeta)().to(self.zeta)
+        return self.scale * F.normalize(raw, dim=0) * (-1 if kind == "negative" else 1)
+
+
+def prepare(
+    adapter: Adapter,
+    layers: Sequence[int],
+    prompts: Sequence[str],
+    images: Images,
+    true: Sequence[str],
+    false: Sequence[str],
+    *,
+    final_token: bool = False,
+    steps: int = 300,
+    seed: int = 0,
+    linear: bool = False,
+) -> dict[int, Prepared]:
+    """All that editing needs of a base model, from n questions with their true answers and the model's own wrong ones.
+
+    final_token: the bank holds the last token of each answer alone, as the paper has it, not every token.
+    """
+    right = layer_states(adapter, layers, prompts, images, true)
+    wrong = layer_states(adapter, layers, prompts, images, false)
+    facts = {text: i for i, text in enumerate(dict.fromkeys(zip(prompts, true, strict=True)))}
+    fact = torch.tensor([facts[key] for key in zip(prompts, true, strict=True)])
+    made = {}
+    for layer in layers:
+        last = [Bank(bank.sem[-2:-1], bank.pos[-2:-1]) for bank in right[layer]]  # before the end token
+        sem, pos = (torch.cat([getattr(bank, name) for bank in last]) for name in ("sem", "pos"))
+        neg = torch.cat([bank.pos[-2:-1] for bank in wrong[layer]])
+        triplets = Triplets(sem.float(), pos.float(), neg.float(), fact.to(sem.device))
+        truthful, semantic = fit_encoders(triplets, steps=steps, seed=seed, linear=linear)
+        with torch.no_grad():
+            encoded = truthful(triplets.pos) - truthful(triplets.neg)
+        rows = last if final_token else right[layer]
+        values = memory.value_matrix(adapter.layers[layer])
+        made[layer] = Prepared(
+            bank=Bank(torch.cat([b.sem for b in rows]), torch.cat([b.pos for b in rows])),
+            truthful=truthful,
+            semantic=semantic,
+            zeta=direction(truthful, triplets),
+            ridge=ridge(encoded, triplets.pos - triplets.neg),
+            mean=(triplets.pos - triplets.neg).mean(0),
+            scale=float(values.norm(dim=0).mean()),
+        )
+    return made
+
+
+# --- editing ----------------------------------------------------------------------------------------------------------
+
+
+class UniKE:
+    """Edits of one base model; each `edit` gives an `Edited`, and the base model stays as it is."""
+
+    def __init__(self, adapter: Adapter, prepared: Mapping[int, Prepared], config: UniKEConfig | None = None) -> None:
+        self.adapter, self.config = adapter, config or UniKEConfig()
+        self.prepared = dict(sorted(prepared.items()))
+        if not prepared or not all(0 <= layer < adapter.num_layers for layer in prepared):
+            raise InputError(f"layers are {list(prepared)}; accepted are some of 0 to {adapter.num_layers - 1}.")
+        self.parts = {layer: memory.layer_parts(adapter.layers[layer]) for layer in prepared}
+
+    def edit(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> "Edited":
+        """e independent edits, trained in one batch and each as if alone: question, pictures, new answer.
+
+        Raises InputError for lists of unequal length, an empty target, a text longer than the context.
+        """
+        return Edited(self, len(prompts)).edit(prompts, images, targets)
+
+
+@dataclass
+class Edited:
+    """An edited model: what was added, in the order of the edits, and how it runs.
+
+    `edits` independent models stand side by side (row i of a batch is answered by the one that `edit[i]` names); of one
+    (edits=1), further calls of `edit` are a sequence.
+    """
+
+    method: UniKE
+    edits: int
+    blocks: list[dict[int, AddedPairs]] = field(default_factory=list)
+    maps: list[dict[int, nn.Parameter]] = field(default_factory=list)  # W_zeta where each edit learns its own
+    rows: list[dict[int, list[Bank]]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # mean over the edits, of every step of the last edit
+
+    def edit(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> "Edited":
+        """One edit more for each of the models; earlier pairs stay as they are."""
+        if len(prompts) != self.edits:
+            raise InputError(
+                f"{len(prompts)} edits were given to {self.edits} edited models; each takes one at a time."
+            )
+        adapter, config = self.method.adapter, self.method.config
+        batch = adapter.encode(prompts, images, answers=targets).to(adapter.device)
+        self.rows.append(layer_states(adapter, list(self.method.prepared), prompts, images, targets))
+        generator = torch.Generator().manual_seed(config.seed + len(self.blocks))
+        self.blocks.append({})
+        self.maps.append({})
+        for layer, parts in self.method.parts.items():
+            size = (self.edits, adapter.hidden_size, config.pairs)
+            pairs = AddedPairs(*size, parts.activation, parts.gated, generator)
+            self.blocks[-1][layer] = pairs.to(adapter.device)
+            if config.direction == "per edit":
+                zeros = torch.zeros(self.edits, adapter.hidden_size, adapter.hidden_size, device=adapter.device)
+                self.maps[-1][layer] = nn.Parameter(zeros)
+        if config.pairs:
+            self._fit(batch)
+        return self
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Those of the last edit: keys, biases and values of every edited layer (and W_zeta, where learned)."""
+        return [*(p for pairs in self.blocks[-1].values() for p in pairs.parameters()), *self.maps[-1].values()]
+
+    def _fit(self, batch: Batch) -> None:
+        """Adam on the mean loss of each edit's answer; what is done stays as it is."""
+        adapter, config = self.method.adapter, self.method.config
+        parameters = self.trainable_parameters()
+        optimizer = torch.optim.Adam(parameters, lr=config.lr)
+        lowest = min(self.method.prepared)
+        with torch.no_grad():
+            states = lower_states(adapter, lowest, batch)
+        labels = cast(Tensor, batch.labels)[:, 1:]
+        everyone = torch.arange(self.edits, device=adapter.device)
+        self.losses = []
+        for step in range(config.steps):
+            latent = config.retrieved > 0 and not (config.alternate and step % 2)
+            with self._running(question_ends(batch), everyone, latent):
+                logits = upper_logits(adapter, lowest, states, states["hidden"])[:, :-1]
+            nll = F.cross_entropy(logits.transpose(1, 2).float(), labels, ignore_index=IGNORED, reduction="none")
+            loss = nll.sum(1) / (labels != IGNORED).sum(1)  # edit
+            self.losses.append(float(loss.detach().mean()))
+            done = loss.detach() < config.stop
+            if done.all():
+                break
+            before = [p.detach()[done].clone() for p in parameters]
+            for p, gradient in zip(parameters, torch.autograd.grad(loss.sum(), parameters), strict=True):
+                p.grad = gradient  # and none for the base model's weights
+            optimizer.step()
+            with torch.no_grad():
+                for p, kept in zip(parameters, before, strict=True):
+                    p[done] = kept
+
+    def rollback(self, edits: int = 1) -> None:
+        """Take back the last edits. Raises InputError where there are fewer."""
+        if not 1 <= edits <= len(self.blocks):
+            raise InputError(f"{edits} edits were to be taken back; there are {len(self.blocks)}.")
+        for added in (self.blocks, self.maps, self.rows):
+            del added[-edits:]
+
+    @torch.no_grad()
+    def logits(self, batch: Batch, edit: Tensor | None = None) -> Tensor:
+        """Logits "row len vocab" of a batch; row i is of the model `edit[i]`, of the first unless given."""
+        batch = batch.to(self.method.adapter.device)
+        with self._running(question_ends(batch), self._of(batch, edit), self.method.config.retrieved > 0):
+            return cast(Tensor, self.method.adapter.run(batch).logits)
+
+    def answer(
+        self, prompts: Sequence[str], images: Images, max_new_tokens: int = 16, edit: Tensor | None = None
+    ) -> list[str]:
+        """What the edited model says, greedily."""
+        adapter = self.method.adapter
+        batch = adapter.encode(prompts, images, padding_side="left").to(adapter.device)
+        with self._running(question_ends(batch), self._of(batch, edit), self.method.config.retrieved > 0):
+            return [text.strip() for text in adapter.generate(batch, max_new_tokens)]
+
+    def _of(self, batch: Batch, edit: Tensor | None) -> Tensor:
+        given = torch.zeros(len(batch.input_ids), dtype=torch.long) if edit is None else edit
+        return given.to(self.method.adapter.device)
+
+    @contextmanager
+    def _running(self, t_q: Tensor, edit: Tensor, latent: bool) -> Iterator[None]:
+        """Hooks on the edited layers, gone afterwards; none where nothing is left of the edits."""
+        hooks = []
+        for layer, parts in self.method.parts.items() if self.blocks else ():
+            module, at = self.method.adapter.layers[layer], _Running(self, layer, t_q, edit)
+            if latent:
+                hooks.append(module.register_forward_pre_hook(at.entering, with_kwargs=True))
+                hooks.append(parts.attention.register_forward_hook(at.attended))
+            if self.method.config.pairs:
+                hooks.append(parts.ffn_in.register_forward_pre_hook(at.asked))
+                hooks.append(parts.ffn_out.register_forward_hook(at.recalled))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+class _Running:
+    """One layer of an edited model while a batch runs; in decoding, what was retrieved for the question stays."""
+
+    def __init__(self, edited: Edited, layer: int, t_q: Tensor, edit: Tensor) -> None:
+        self.edited, self.layer, self.t_q, self.edit = edited, layer, t_q, edit
+        self.parts, self.prepared = edited.method.parts[layer], edited.method.prepared[layer]
+        self.config = edited.method.config
+        self.retrieved: tuple[Tensor, Tensor | None, Tensor | None] | None = None
+
+    def entering(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.x = args[0] if args else kwargs["hidden_states"]
+
+    def attended(self, module: nn.Module, args: tuple, output: tuple) -> tuple:
+        """(1 - g) h_in + g h_know from t_q on."""
+        h_in = output[0]
+        if self.retrieved is None:
+            self.retrieved = self.retrieve(self.x[torch.arange(len(self.x)), self.t_q])
+            after = torch.arange(self.x.shape[1], device=self.x.device)[None] >= self.t_q[:, None]  # row len
+        else:  # a token that is decoded
+            after = torch.ones(self.x.shape[:2], dtype=torch.bool, device=self.x.device)
+        states, bias, g = self.retrieved
+        h_know = attend(self.parts, self.x, states, bias)
+        if g is None:  # equation 7 to the letter: alpha on h_in, from the last token of the whole sequence
+            alike = F.cosine_similarity(self.prepared.semantic(h_know[:, -1].float()), h_in[:, -1].float(), dim=-1)
+            g = 1 - alike.clamp(0, 1)
+        weight = (g[:, None] * after)[..., None].to(h_in.dtype)
+        return ((1 - weight) * h_in + weight * h_know, *output[1:])
+
+    def retrieve(self, r: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """pos of the K nearest rows "row K dim", their bias in the attention "row K", g "row" (None: as printed)."""
+        own = self.own_rows() if self.config.own_row else None
+        states, cosine = self.prepared.bank.search(r, self.config.retrieved, own)
+        none = torch.where(cosine.isinf(), cosine, 0.0)
+        bias = none if self.config.sharpness is None else none + cosine.nan_to_num(neginf=0) / self.config.sharpness
+        if self.config.gate == "printed":
+            return states, bias, None
+        if self.config.gate == "fixed":
+            return states, bias, torch.full_like(cosine[:, 0], self.config.alpha)
+        if self.config.gate == "similarity":
+            return states, bias, torch.sigmoid((cosine[:, 0] - self.config.threshold) / self.config.width)
+        c = ((cosine / 0.1).softmax(1)[..., None] * states.float()).sum(1)  # row dim
+        g = F.cosine_similarity(self.prepared.semantic(c), r.float(), dim=-1).clamp(0, 1)
+        return states, bias, g
+
+    def own_rows(self) -> memory.Own:
+        of_edit = [[rows[self.layer][i] for rows in self.edited.rows] for i in range(self.edited.edits)]
+        return memory.own_rows([sum(banks[1:], banks[0]) for banks in of_edit]).of(self.edit)
+
+    def asked(self, module: nn.Module, args: tuple) -> None:
+        self.q = args[0].reshape(len(self.edit), -1, args[0].shape[-1])  # OPT flattens rows and tokens
+
+    def recalled(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        """FFN(q) + o_x (W_V + beta zeta')."""
+        shift = self.prepared.shift(self.config.direction, self.config.seed)
+        for pairs, maps in zip(self.edited.blocks, self.edited.maps, strict=True):
+            if self.layer in maps:  # W_zeta of each edit
+                shift = maps[self.layer] @ self.prepared.zeta
+            scaled = None if shift is None else self.config.beta * shift
+            output = output + pairs[self.layer](self.q, self.edit, scaled).reshape(output.shape).to(output.dtype)
+        return output
