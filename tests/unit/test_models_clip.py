@@ -218,3 +218,34 @@ def test_devices():
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="device='cuda', but this machine has no CUDA device"):
             hub.resolve_device("cuda")
+
+
+class Counting:
+    """An encoder that counts what it is asked for."""
+
+    asked = 0
+
+    def images(self, images):
+        self.asked += len(images)
+        return np.stack([[float(image.sum()), 1.0] for image in images])
+
+    def texts(self, texts):
+        self.asked += len(texts)
+        return np.array([[float(len(text)), 2.0] for text in texts])
+
+
+def test_what_was_embedded_once_is_remembered_by_content():
+    from vlws.models.clip import Remembered
+
+    encoder = Counting()
+    seen = Remembered(encoder)
+    pictures = np.arange(4 * 12, dtype=np.uint8).reshape(4, 2, 2, 3)
+    found = seen.images(pictures[[0, 1, 1, 2]])
+    assert encoder.asked == 3
+    np.testing.assert_array_equal(found, Counting().images(pictures[[0, 1, 1, 2]]))
+    np.testing.assert_array_equal(seen.texts(["a", "bb", "a"])[:, 0], [1, 2, 1])
+    alone = seen.alone()
+    np.testing.assert_array_equal(alone.images(pictures[[2, 0]]), found[[3, 0]])
+    assert encoder.asked == 5
+    with pytest.raises(InputError, match="1 pictures or texts were not embedded before"):
+        alone.images(pictures[3:])

@@ -13,6 +13,7 @@ makes them); a clip is what `vlws.models.clip.load_clip` gives, or anything that
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -291,8 +292,12 @@ class CMGDetector(BaseEstimator):
 
     def _sizes(self) -> dict[str, int]:
         """The clip's embedding dimension, which CMER reads; without CMER any clip will do."""
-        blank = np.zeros((1, 32, 32, 3), np.uint8)
-        return {"embedding_dim": self.clip.images(blank).shape[1]} if self.cmer else {}
+        if not self.cmer:
+            return {}
+        fitted: CMER | None = getattr(self, "cmer_", None)
+        if fitted:
+            return {"embedding_dim": cast(nn.Linear, fitted.rid_.mlp[0]).in_features}
+        return {"embedding_dim": self.clip.images(np.zeros((1, 32, 32, 3), np.uint8)).shape[1]}
 
     def transform(self, images: Images) -> np.ndarray:
         """Encoder features "n features" float32. Raises NotFittedError before `fit`, InputError as `stack_images`.

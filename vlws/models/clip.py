@@ -1,7 +1,9 @@
 """CLIP: load one by path or hub id, and take unit-norm features of pictures and texts."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -36,6 +38,51 @@ class Clip(NamedTuple):
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """`embed_texts`: n texts -> "n d" float32."""
         return embed_texts(self, texts)
+
+
+@dataclass
+class Remembered:
+    """An encoder that embeds each picture and each text once, and knows what it embedded by content.
+
+    `alone()` is the same without the encoder, small, for other processes: it knows what was embedded before.
+
+    >>> seen = Remembered(load_clip("clip-emoji", "cpu"))
+    >>> pictures = np.zeros((2, 32, 32, 3), np.uint8)
+    >>> bool((seen.images(pictures) == seen.alone().images(pictures)).all())
+    True
+    """
+
+    encoder: ImageTextEncoder | None
+    rows: dict[bytes, np.ndarray] = field(default_factory=dict)
+
+    def images(self, images: np.ndarray | Sequence) -> np.ndarray:
+        """uint8 "n h w 3" -> unit rows "n d" float32. Raises InputError for new pictures where there is no encoder."""
+        arrays = [np.ascontiguousarray(image) for image in images]
+        keys = [_key(f"{array.shape}".encode() + array.tobytes()) for array in arrays]
+        encoder = cast(ImageTextEncoder, self.encoder)
+        return self._rows(keys, lambda new: encoder.images(np.stack([arrays[i] for i in new])))
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """n texts -> unit rows "n d" float32. Raises InputError for new texts where there is no encoder."""
+        keys = [_key(text.encode()) for text in texts]
+        encoder = cast(ImageTextEncoder, self.encoder)
+        return self._rows(keys, lambda new: encoder.texts([texts[i] for i in new]))
+
+    def alone(self) -> "Remembered":
+        """What was embedded so far, without the encoder."""
+        return Remembered(None, dict(self.rows))
+
+    def _rows(self, keys: Sequence[bytes], embed: Callable[[list[int]], np.ndarray]) -> np.ndarray:
+        new = {key: i for i, key in enumerate(keys) if key not in self.rows}
+        if new and self.encoder is None:
+            raise InputError(f"{len(new)} pictures or texts were not embedded before, and no encoder is at hand.")
+        if new:
+            self.rows |= dict(zip(new, embed(list(new.values())), strict=True))
+        return np.stack([self.rows[key] for key in keys])
+
+
+def _key(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def load_clip(name: str = "clip-emoji", device: str = "auto") -> Clip:
