@@ -37,7 +37,7 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
 def _in_own_precision(function: Callable, args: tuple, kwargs: dict):
     leaves, shape = pytree.tree_flatten((args, kwargs))
     device = next((leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)), "cpu")
-    if not torch.is_autocast_enabled(device):
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return function(*args, **kwargs)
     wanted = torch.is_grad_enabled() and any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves)
     with torch.autocast(device, enabled=False):
