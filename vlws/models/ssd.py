@@ -179,8 +179,8 @@ class Mahalanobis(BaseEstimator):
 class KNN(BaseEstimator):
     """Distance to the k-th nearest training row (PyOD's `KNN(method="largest")`), by `vlws_kernels.knn`.
 
-    >>> KNN(2).fit(np.eye(3)).decision_function(np.eye(3)).round(3).tolist()
-    [1.414, 1.414, 1.414]
+    >>> KNN(2).fit(np.eye(3)).decision_function(np.eye(3))
+    array([1.4142135, 1.4142135, 1.4142135], dtype=float32)
     """
 
     def __init__(self, n_neighbors: int = 5):
