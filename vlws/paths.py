@@ -1,6 +1,7 @@
 """Where the workspace's folders are, whatever the working directory of the process.
 
-papermill runs in the shell's directory, JupyterLab and nbval in the notebook's: nothing may hang on it.
+papermill runs in the shell's directory, JupyterLab and nbval in the notebook's: nothing may hang on it. Only a package
+that is installed outside a checkout takes the checkout that the working directory lies in.
 """
 
 import os
@@ -10,12 +11,23 @@ from vlws.errors import InputError
 
 
 def root() -> Path:
-    """The workspace: `$VLWS_ROOT`, or the checkout that holds this package and a `notebooks/` folder."""
+    """The workspace: `$VLWS_ROOT`; else the checkout that holds this package; else the one that we are in.
+
+    A workspace has a `notebooks/` folder; above the working directory, where any project may have one, it is known by
+    `notebooks/claims/`. Raises InputError where there is none.
+    """
     given = os.environ.get("VLWS_ROOT")
     path = Path(given).expanduser().resolve() if given else Path(__file__).resolve().parents[1]
-    if not (path / "notebooks").is_dir():
-        raise InputError(f"{path} is no vlws workspace (it has no notebooks/ folder); set VLWS_ROOT to a checkout.")
-    return path
+    if (path / "notebooks").is_dir():
+        return path
+    here = Path.cwd()
+    around = [] if given else [folder for folder in (here, *here.parents) if (folder / "notebooks" / "claims").is_dir()]
+    if around:
+        return around[0]
+    looked = "" if given else f", and {here} lies in none"
+    raise InputError(
+        f"{path} is no vlws workspace (it has no notebooks/ folder){looked}; set VLWS_ROOT to a checkout of vlws."
+    )
 
 
 def notebooks() -> Path:
