@@ -1,12 +1,15 @@
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from papermill import inspect_notebook
 
 from vlws.errors import InputError
 from vlws.lab import chapters, parameters
 
+ROOT = Path(__file__).parents[2]
 CELL = """preset: str = "cpu"  # cpu, full or gpu
 seeds: int = 3  # how many
 lr: float = 1.0e-3  # learning rate [above 0]
@@ -217,3 +220,15 @@ def test_grids(one, workspace):
             chapters.read_grid(path)
     with pytest.raises(InputError, match="cannot be read"):
         chapters.read_grid(workspace / "absent.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")), ids=lambda path: path.stem)
+def test_papermill_finds_every_parameter_with_its_type_and_help(path):
+    source = next(
+        "".join(cell["source"])
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        if "parameters" in cell["metadata"].get("tags", [])
+    )
+    ours = {p.name: (p.type, p.help) for p in parameters.read_parameters(source, path.name).values()}
+    found = inspect_notebook(str(path)).values()
+    assert {p["name"]: (p["inferred_type_name"], p["help"]) for p in found} == ours

@@ -1,12 +1,15 @@
 import json
+import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from vlws.lab import cli
+from vlws.lab import cli, runner, terminal
 
-COMMANDS = ["list", "run", "sweep", "report", "claims", "claims publish", "runs", "data info", "data build", "doctor"]
+COMMANDS = ["list", "run", "sweep", "report", "claims", "claims publish", "runs", "compare", "data info", "data build"]
+COMMANDS += ["doctor"]
 CLAIM = """chapter: "01"
 claims:
   - {id: "01.C1", says: "it rises", where: "abstract", metric: "rise", unit: "u", direction: greater, threshold: 0}
@@ -66,6 +69,61 @@ def test_claims_without_runs(vlws):
     assert "not measured" in vlws("claims")[1]
 
 
+def test_claims_of_one_chapter(vlws, workspace):
+    claims = workspace / "notebooks" / "claims"
+    (claims / "02_b.yaml").write_text(CLAIM.replace("01", "02"))
+    shutil.copy(workspace / "notebooks" / "01_a.ipynb", workspace / "notebooks" / "02_b.ipynb")
+    for arguments, ids in [
+        (["2", "--json"], ["02.C1"]),
+        (["--json", "b"], ["02.C1"]),
+        (["--json"], ["01.C1", "02.C1"]),
+    ]:
+        code, out, _ = vlws("claims", *arguments)
+        assert code == 0
+        assert [claim["id"] for claim in json.loads(out)] == ids
+    assert "above 0.000 u" in vlws("claims", "01")[1]  # direction, threshold, unit
+
+
+def test_lines_fit_the_terminal_and_nothing_is_cut(vlws, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    told = vlws("claims")[1]
+    assert max(map(len, told.splitlines())) <= 70
+    assert len(told.splitlines()) > 2
+    assert "it rises" in told
+    monkeypatch.delenv("COLUMNS")
+    assert len(vlws("claims")[1].splitlines()) == 2  # a file or a program gets whole lines
+
+
+def test_a_table_is_narrowed_by_its_widest_columns():
+    told = terminal.aligned(["id", "says"], [["1", "a long sentence"], ["22", ""]], fit=12)
+    assert told.splitlines() == ["id  says", "1   a long", "    sentence", "22"]
+
+
+def test_without_the_extra_a_sentence_says_what_to_install(workspace, tmp_path):
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "vlws.lab.cli", "list", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 2
+    assert "typer is not installed" in json.loads(done.stdout)["error"]
+    assert "vlws[lab]" in json.loads(done.stdout)["error"]
+
+
+def test_what_runs_chapters_is_looked_for_before_anything_runs(vlws, monkeypatch):
+    monkeypatch.setattr(runner, "find_spec", lambda name: None if name == "papermill" else name)
+    code, _, err = vlws("run", "01")
+    assert code == 2
+    assert err == "running a chapter needs papermill, not installed here; pip install 'vlws[lab]'.\n"
+
+
+def test_bad_claims_are_refused_before_anything_runs(vlws, workspace):
+    (workspace / "notebooks" / "claims" / "01_a.yaml").write_text(CLAIM.replace("greater", "up"))
+    code, _, err = vlws("run", "01")
+    assert code == 2
+    assert "01_a.yaml: claim 01.C1: direction is 'up'; it is one of greater, less, within." in err
+    assert not (workspace / "runs").exists()
+
+
 def test_runs_and_sql(vlws):
     assert json.loads(vlws("runs", "--json")[1]) == []
     assert json.loads(vlws("runs", "--json", "--sql", "select count(*) as n from runs")[1]) == [{"n": 0}]
@@ -90,6 +148,8 @@ def test_data_info(vlws):
         (["sweep", "01"], "a sweep needs values"),
         (["sweep", "01", "-p", "seeds=1,a"], "seeds='a' is no int"),
         (["runs", "--sql", "selec"], "DuckDB"),
+        (["runs", "01", "--sql", "select 1"], "chapter '01' and --sql were given"),
+        (["claims", "09"], "no chapter '09'"),
         (["claims", "publish", "01"], "has no finished run at preset 'full'"),
     ],
 )

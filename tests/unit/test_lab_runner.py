@@ -488,6 +488,30 @@ def test_a_limit_on_file_size_is_one_sentence_and_no_result(workspace):
     assert record["status"] == "failed"
 
 
+def test_without_a_bar_a_run_says_once_a_minute_how_far_it_is():
+    now, lines = [0.0], []
+    progress = runner.progress_lines("04_cmg", lines.append, lambda: now[0])
+    for seconds, cells in [(1.0, 1), (59.0, 2), (60.5, 3), (61.0, 3), (125.0, 5)]:
+        now[0] = seconds
+        progress(cells, 12)
+    assert lines == ["04_cmg: started", "04_cmg: 3/12 cells, 1 min 00 s", "04_cmg: 5/12 cells, 2 min 05 s"]
+
+
+def test_a_sweep_ends_in_its_table(workspace):
+    write_notebook(workspace, "01_good", *HONEST)
+    done = vlws("sweep", "01", "-p", "lr=0.1,0.2", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["axes"] for row in rows] == [{"lr": 0.1}, {"lr": 0.2}]
+    assert [round(row["values"]["01.C1"]["value"], 6) for row in rows] == [0.1, 0.2]
+    again = vlws("sweep", "01", "-p", "lr=0.1,0.2")
+    assert [line.split()[:3] for line in again.stdout.splitlines()[:3]] == [
+        ["lr", "status", "01.C1"],
+        ["0.1", "ok", "0.100"],
+        ["0.2", "ok", "0.200"],
+    ]
+
+
 # --- on a cluster ---
 
 PARSL = """
