@@ -307,6 +307,14 @@ class TestDetector:
         detector.decision_function(images[:3])
         assert Counting.seen == 4 * 43
 
+    def test_a_refused_fit_leaves_nothing_fitted(self):
+        images, _ = squares(["red"])
+        detector = CMGDetector(ColourClip())
+        with pytest.raises(InputError, match="at least 2 training pictures"):
+            detector.fit(images, ["red"])
+        with pytest.raises(NotFittedError, match="is not fitted yet"):
+            detector.decision_function(images)
+
     def test_refuses_bad_input(self):
         images, _ = squares(["red"] * 4)
         with pytest.raises(InputError, match="the captions are one text, 'blue'; accepted is a list of one per image"):

@@ -241,7 +241,7 @@ class CMGDetector(BaseEstimator):
 
         Raises InputError for a detector without arrays, one not fitted, and a folder of other files.
         """
-        if not hasattr(self, "detector_"):
+        if not hasattr(self, "decision_scores_"):
             raise InputError("this CMGDetector was not fitted; call fit before save_pretrained.")
         kind = type(self.detector_).__name__
         if DETECTORS.get(kind) is not type(self.detector_):
@@ -307,7 +307,7 @@ class CMGDetector(BaseEstimator):
         >>> detector.transform(images).shape
         (4, 64)
         """
-        check_is_fitted(self, "detector_")
+        check_is_fitted(self, "decision_scores_")
         images = stack_images(images)
         return self.encoder_.transform(images if self.cmer_ is None else self.cmer_.transform(images))
 
