@@ -1,6 +1,8 @@
 """Runs beside each other as data: what differs, what each measured, and which run a name means."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -75,3 +77,13 @@ def test_one_run_and_runs_of_two_chapters_are_refused(two):
     other = next(record for record in records.records() if record["slug"] == "05_fails")
     with pytest.raises(InputError, match="runs of one chapter can be compared"):
         compare.compare([two[0], other])
+
+
+def test_the_command_writes_a_page_too(two, tmp_path):
+    page = tmp_path / "compared.html"
+    told = subprocess.run(
+        [sys.executable, "-m", "vlws.lab.cli", "compare", ONE, OTHER, "--page", str(page), "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert [run["run_id"] for run in json.loads(told.stdout)["runs"]] == [ONE, OTHER]
+    assert "seeds" in page.read_text()

@@ -1,5 +1,6 @@
 """The commands that look: chapters, claims, runs, and runs beside each other."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -150,15 +151,23 @@ def runs_command(
 
 def compare_command(
     runs: Annotated[list[str], typer.Argument(help="Run ids, their beginnings, or NN@preset, such as 04@full.")],
+    page: Annotated[
+        Path | None, typer.Option(help="Also write it as a page that opens offline.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """What differs between runs of a chapter: parameters, code, environment, and each measure side by side.
 
-    Example: vlws compare 04@cpu 04@full; vlws compare 20261126T1015 20261126T1130 --json
+    Example: vlws compare 04@cpu 04@full; vlws compare 20261126T1015 20261126T1130 --page compared.html
     """
     from vlws.lab import compare
 
     found = compare.compare(compare.find(runs))
+    if page:
+        from vlws.files import write_atomically
+        from vlws.lab.comparison_pages import compare_page
+
+        write_atomically(page, compare_page(found).encode())
     answer(as_json, found, _compared(found))
 
 
