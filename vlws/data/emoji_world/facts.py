@@ -147,7 +147,7 @@ def make_world(seed: int) -> World:
 
 
 def candidates() -> np.ndarray:
-    """Emoji of which a thing may be made, indices "k" int64: animals, plants, food, vehicles, buildings, clothes, tools."""
+    """Emoji of which a thing may be made, indices "k" int64."""
     known = emoji.load()
     return np.concatenate([known.where(subgroup=name) for name in KINDS])
 
