@@ -90,6 +90,12 @@ def test_an_empty_class_is_refused(mvtec):
         formats.read_anomaly_folder(mvtec)
 
 
+def test_one_training_picture_is_refused(mvtec):
+    (mvtec / "train" / "good" / "001.png").unlink()
+    with pytest.raises(InputError, match="train holds 1 picture; accepted are two or more"):
+        formats.read_anomaly_folder(mvtec)
+
+
 def test_a_split_without_classes_is_refused(tmp_path):
     put(tmp_path / "train" / "a.png")
     with pytest.raises(InputError, match="has no class folder"):

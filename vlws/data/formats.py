@@ -74,6 +74,8 @@ def read_anomaly_folder(root: str | Path, category: str | None = None) -> Anomal
     texts = _captions(root, [path for part in paths.values() for path in part], [f for f in files if f.is_file()])
     train, test = (_split(root, part, texts) for part in paths.values())
     _tell_uncaptioned(root, train, texts)
+    if len(train) < 2:
+        raise InputError(f"{root}/train holds {len(train)} picture; accepted are two or more, for one has no spread.")
     found = AnomalyFolder(root.resolve().name, train, test)
     if found.anomalous.all() or not found.anomalous.any():
         missing = "normal" if found.anomalous.all() else "anomalous"

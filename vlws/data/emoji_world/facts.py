@@ -180,6 +180,11 @@ def land_question(land: str, relation: str, form: int) -> str:
     return f"{OPENINGS[opening]}{LAND_RELATIONS[relation].ways[way].format(land)}"
 
 
+def new_fact(question: str, answer: str) -> str:
+    """A fact as a context for what is asked next; without its picture, as the contexts of in-context editing are."""
+    return f"new fact: {question.removeprefix('<image> ')} {answer}. "
+
+
 def render(world: World, things: Sequence[int], seed: int, size: int = 32) -> np.ndarray:
     """One picture of each thing, "n size size 3" uint8: `seed` turns it, scales it and puts it on another ground."""
     views = scenes.sample(len(things), seed, grid=1, items=(1, 1), tints=False)
