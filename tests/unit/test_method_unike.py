@@ -57,7 +57,7 @@ def test_nothing_changes_until_something_is_learned(mllm, prepared):
         base = mllm.run(batch).logits
     silent = unike(mllm, prepared, steps=0, beta=0.0, gate="fixed", alpha=0.0)
     edited = silent.edit(["<image> what is it?"], pictures(1), ["a lion"])
-    assert torch.equal(edited.logits(batch), base)
+    assert torch.equal(edited.run(batch), base)
 
 
 def test_attention_over_a_longer_context_is_a_mixture_row_by_row(mllm):
@@ -102,13 +102,13 @@ def test_no_token_sees_what_comes_after_it(mllm, prepared, gate):
         ["<image> what is it?"], pictures(1), ["a lion"]
     )
     one, other, changed = two_endings(mllm)
-    assert torch.equal(edited.logits(one)[1, :changed], edited.logits(other)[1, :changed])
+    assert torch.equal(edited.run(one)[1, :changed], edited.run(other)[1, :changed])
 
 
 def test_the_printed_gate_lets_tokens_see_what_comes_after(mllm, prepared):
     edited = unike(mllm, prepared, gate="printed").edit(["<image> what is it?"], pictures(1), ["a lion"])
     one, other, changed = two_endings(mllm)
-    assert not torch.equal(edited.logits(one)[1, :changed], edited.logits(other)[1, :changed])
+    assert not torch.equal(edited.run(one)[1, :changed], edited.run(other)[1, :changed])
 
 
 def test_rollback_is_exact_and_edits_do_not_add_up(mllm, prepared):
@@ -118,16 +118,16 @@ def test_rollback_is_exact_and_edits_do_not_add_up(mllm, prepared):
         base = mllm.run(batch).logits
     method = unike(mllm, prepared)
     first = method.edit(["<image> what is it?"], pictures(1), ["a lion"])
-    once = first.logits(batch)
+    once = first.run(batch)
     assert not torch.equal(once, base)
     first.edit(["<image> what is it?"], pictures(1, 5), ["a train"])
-    assert not torch.equal(first.logits(batch), once)
+    assert not torch.equal(first.run(batch), once)
     first.rollback()
-    assert torch.equal(first.logits(batch), once)
+    assert torch.equal(first.run(batch), once)
     again = method.edit(["<image> what is it?"], pictures(1), ["a lion"])
-    assert torch.equal(again.logits(batch), once)
+    assert torch.equal(again.run(batch), once)
     first.rollback()
-    assert torch.equal(first.logits(batch), base)
+    assert torch.equal(first.run(batch), base)
     with torch.no_grad():
         assert torch.equal(mllm.run(batch).logits, base)
     assert all(torch.equal(value, weights[name]) for name, value in mllm.model.state_dict().items())
@@ -146,7 +146,7 @@ def test_what_is_trained_and_that_beta_reaches_the_values(mllm, prepared):
     logits = [
         unike(mllm, prepared, steps=0, beta=beta, gate="fixed", alpha=0.0)
         .edit(["<image> what is it?"], pictures(1), ["a lion"])
-        .logits(batch)
+        .run(batch)
         for beta in (0.1, 0.9)
     ]
     assert not torch.equal(*logits)
@@ -165,7 +165,7 @@ def test_a_map_learned_within_one_edit_cannot_carry_the_direction(mllm, prepared
     for these in (prepared, other):
         edited = unike(mllm, these, **config).edit(["<image> what is it?"], pictures(1), ["a lion"])
         shifts.append(edited.maps[0][max(these)][0] @ these[max(these)].zeta)
-        edited.logits(batch)
+        edited.run(batch)
     assert torch.cosine_similarity(*shifts, dim=0) > 0.9
 
 
@@ -186,8 +186,8 @@ def test_independent_edits_in_a_batch_are_the_edits_alone(mllm, prepared):
     for i in range(2):
         alone = method.edit(prompts[i : i + 1], shown[i : i + 1], targets[i : i + 1])
         batch = encoded(mllm)
-        found = together.logits(batch, torch.full((2,), i))
-        torch.testing.assert_close(found, alone.logits(batch), atol=2e-3, rtol=1e-3)
+        found = together.run(batch, torch.full((2,), i))
+        torch.testing.assert_close(found, alone.run(batch), atol=2e-3, rtol=1e-3)
 
 
 def test_decoding_goes_on_from_what_was_retrieved_for_the_question(mllm, prepared):
@@ -200,7 +200,7 @@ def test_decoding_goes_on_from_what_was_retrieved_for_the_question(mllm, prepare
         if said:
             batch = mllm.encode([prompt], [picture], answers=[" " + said])
             answer = batch.labels[0] != -100
-            predicted = edited.logits(batch)[0, :-1].argmax(-1)[answer[1:]][: answer.sum() - 1]
+            predicted = edited.run(batch)[0, :-1].argmax(-1)[answer[1:]][: answer.sum() - 1]
             assert torch.equal(predicted, batch.input_ids[0][answer][:-1])
             spoken += 1
     assert spoken >= 2
@@ -269,8 +269,8 @@ def test_added_pairs_have_the_right_gradients(gated):
     [
         (lambda m, p: UniKE(m, {}), "layers are"),
         (lambda m, p: UniKE(m, {99: next(iter(p.values()))}), "accepted are some of 0 to"),
-        (lambda m, p: unike(m, p).edit(["<image> a"], pictures(1), [" "]), "Answer 0 is empty"),
-        (lambda m, p: unike(m, p).edit(["<image> a"], pictures(1), ["a lion"]).edit([], [], []), "0 edits were given"),
+        (lambda m, p: unike(m, p).edit(["<image> a"], pictures(1), [" "]), "The target of edit 0 is empty"),
+        (lambda m, p: unike(m, p).edit(["<image> a"], pictures(1), ["a lion"]).edit([], [], []), "0 prompts, 0 lists of pictures and 0 targets were given"),
         (lambda m, p: layer_parts(torch.nn.Linear(2, 2)), "accepted are layers"),
     ],
     ids=["no layers", "a layer beyond the last", "an empty target", "another number of edits", "another kind of layer"],

@@ -23,8 +23,8 @@ Nothing of the model is changed: hooks stand only while an edited model runs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -32,13 +32,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlws.errors import InputError
+from vlws.methods.editing import EditedModel, Images, encode, step_loss
 from vlws.models import memory
-from vlws.models.adapter import IGNORED, Adapter, Batch, ImageInput
+from vlws.models.adapter import Adapter, Batch
 from vlws.models.memory import AddedPairs, Bank, attend, layer_states, question_ends
 from vlws.models.truthfulness import Triplets, direction, fit_encoders, ridge
 from vlws.models.upper import lower_states, upper_logits
 
-Images = Sequence[Sequence[ImageInput]]
 Gate = Literal["specified", "similarity", "fixed", "printed"]
 Direction = Literal["ridge", "mean", "negative", "random", "none", "per edit"]
 
@@ -122,8 +122,10 @@ def prepare(
 
     final_token: the bank holds the last token of each answer alone, as the paper has it, not every token.
     """
-    right = layer_states(adapter, layers, prompts, images, true)
-    wrong = layer_states(adapter, layers, prompts, images, false)
+    right, wrong = (
+        layer_states(adapter, layers, prompts, images, [f" {answer.strip()}" for answer in answers])
+        for answers in (true, false)
+    )
     facts = {text: i for i, text in enumerate(dict.fromkeys(zip(prompts, true, strict=True)))}
     fact = torch.tensor([facts[key] for key in zip(prompts, true, strict=True)])
     made = {}
@@ -170,30 +172,22 @@ class UniKE:
         return Edited(self, len(prompts)).edit(prompts, images, targets)
 
 
-@dataclass
-class Edited:
-    """An edited model: what was added, in the order of the edits, and how it runs.
+class Edited(EditedModel):
+    """Models edited by UniKE: what was added, in the order of the edits; earlier pairs stay as they are."""
 
-    `edits` independent models stand side by side (row i of a batch is answered by the one that `edit[i]` names); of one
-    (edits=1), further calls of `edit` are a sequence.
-    """
+    def __init__(self, method: UniKE, edits: int) -> None:
+        super().__init__(method.adapter, edits)
+        self.method = method
+        self.blocks: list[dict[int, AddedPairs]] = []
+        self.maps: list[dict[int, nn.Parameter]] = []  # W_zeta where each edit learns its own
+        self.rows: list[dict[int, list[Bank]]] = []
+        self.losses: list[float] = []  # mean over the edits, of every step of the last edit
 
-    method: UniKE
-    edits: int
-    blocks: list[dict[int, AddedPairs]] = field(default_factory=list)
-    maps: list[dict[int, nn.Parameter]] = field(default_factory=list)  # W_zeta where each edit learns its own
-    rows: list[dict[int, list[Bank]]] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)  # mean over the edits, of every step of the last edit
-
-    def edit(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> "Edited":
-        """One edit more for each of the models; earlier pairs stay as they are."""
-        if len(prompts) != self.edits:
-            raise InputError(
-                f"{len(prompts)} edits were given to {self.edits} edited models; each takes one at a time."
-            )
-        adapter, config = self.method.adapter, self.method.config
-        batch = adapter.encode(prompts, images, answers=targets).to(adapter.device)
-        self.rows.append(layer_states(adapter, list(self.method.prepared), prompts, images, targets))
+    def teach(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> None:
+        adapter, config = self.adapter, self.method.config
+        batch = encode(adapter, prompts, images, targets)
+        answers = [f" {target.strip()}" for target in targets]
+        self.rows.append(layer_states(adapter, list(self.method.prepared), prompts, images, answers))
         generator = torch.Generator().manual_seed(config.seed + len(self.blocks))
         self.blocks.append({})
         self.maps.append({})
@@ -206,7 +200,6 @@ class Edited:
                 self.maps[-1][layer] = nn.Parameter(zeros)
         if config.pairs:
             self._fit(batch)
-        return self
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Those of the last edit: keys, biases and values of every edited layer (and W_zeta, where learned)."""
@@ -220,15 +213,14 @@ class Edited:
         lowest = min(self.method.prepared)
         with torch.no_grad():
             states = lower_states(adapter, lowest, batch)
-        labels = cast(Tensor, batch.labels)[:, 1:]
+        labels = cast(Tensor, batch.labels)
         everyone = torch.arange(self.edits, device=adapter.device)
         self.losses = []
         for step in range(config.steps):
             latent = config.retrieved > 0 and not (config.alternate and step % 2)
             with self._running(question_ends(batch), everyone, latent):
-                logits = upper_logits(adapter, lowest, states, states["hidden"])[:, :-1]
-            nll = F.cross_entropy(logits.transpose(1, 2).float(), labels, ignore_index=IGNORED, reduction="none")
-            loss = nll.sum(1) / (labels != IGNORED).sum(1)  # edit
+                logits = upper_logits(adapter, lowest, states, states["hidden"])
+            loss = step_loss(logits, labels)  # edit
             self.losses.append(float(loss.detach().mean()))
             done = loss.detach() < config.stop
             if done.all():
@@ -241,32 +233,17 @@ class Edited:
                 for p, kept in zip(parameters, before, strict=True):
                     p[done] = kept
 
-    def rollback(self, edits: int = 1) -> None:
-        """Take back the last edits. Raises InputError where there are fewer."""
-        if not 1 <= edits <= len(self.blocks):
-            raise InputError(f"{edits} edits were to be taken back; there are {len(self.blocks)}.")
+    def forget(self, edits: int) -> None:
         for added in (self.blocks, self.maps, self.rows):
             del added[-edits:]
 
-    @torch.no_grad()
-    def logits(self, batch: Batch, edit: Tensor | None = None) -> Tensor:
-        """Logits "row len vocab" of a batch; row i is of the model `edit[i]`, of the first unless given."""
-        batch = batch.to(self.method.adapter.device)
-        with self._running(question_ends(batch), self._of(batch, edit), self.method.config.retrieved > 0):
-            return cast(Tensor, self.method.adapter.run(batch).logits)
+    def added(self) -> int:
+        pairs = sum(p.numel() for block in self.blocks for pairs in block.values() for p in pairs.parameters())
+        rows = sum(bank.pos.numel() + bank.sem[:1].numel() for row in self.rows for b in row.values() for bank in b)
+        return (pairs + rows * self.method.config.own_row) // self.edits
 
-    def answer(
-        self, prompts: Sequence[str], images: Images, max_new_tokens: int = 16, edit: Tensor | None = None
-    ) -> list[str]:
-        """What the edited model says, greedily."""
-        adapter = self.method.adapter
-        batch = adapter.encode(prompts, images, padding_side="left").to(adapter.device)
-        with self._running(question_ends(batch), self._of(batch, edit), self.method.config.retrieved > 0):
-            return [text.strip() for text in adapter.generate(batch, max_new_tokens)]
-
-    def _of(self, batch: Batch, edit: Tensor | None) -> Tensor:
-        given = torch.zeros(len(batch.input_ids), dtype=torch.long) if edit is None else edit
-        return given.to(self.method.adapter.device)
+    def running(self, batch: Batch, edit: Tensor) -> AbstractContextManager[None]:
+        return self._running(question_ends(batch), edit, self.method.config.retrieved > 0)
 
     @contextmanager
     def _running(self, t_q: Tensor, edit: Tensor, latent: bool) -> Iterator[None]:

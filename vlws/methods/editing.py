@@ -1,0 +1,233 @@
+"""What every method of knowledge editing has in common: edit, answer, take back.
+
+    edited = editor.edit(["<image> who made this?"], [[picture]], ["mira"])
+    edited.answer(["<image> whose work is this?"], [[picture]])
+    edited.rollback()
+
+Methods are scored by `vlws.methods.editing_scores`, all by one code path.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple, Protocol, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vlws.errors import InputError
+from vlws.models.adapter import IGNORED, Adapter, Batch, ImageInput
+
+Images = Sequence[Sequence[ImageInput]]
+
+
+class Told(NamedTuple):
+    """Logits "row len vocab", labels "row len" (-100 but on answers), and the rows' mask "row len"."""
+
+    logits: Tensor
+    labels: Tensor
+    mask: Tensor
+
+
+class EditedModel(ABC):
+    """`edits` models side by side, each with edits of its own; row i of a batch is answered by the one `edit[i]` names.
+
+    A further call of `edit` teaches each one fact more, in sequence. The base model is as it was outside of `running`.
+    """
+
+    def __init__(self, adapter: Adapter, edits: int) -> None:
+        self.adapter, self.edits = adapter, edits
+        self.taught: list[list[tuple[str, str]]] = []  # of each call of `edit`: question and answer of each model
+
+    def edit(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> Self:
+        """One edit more for each of the models.
+
+        Raises:
+            InputError: another number of edits than of models, an empty target, what `Adapter.encode` refuses.
+        """
+        if not len(prompts) == len(images) == len(targets) == self.edits:
+            raise InputError(
+                f"{len(prompts)} prompts, {len(images)} lists of pictures and {len(targets)} targets were given to "
+                f"{self.edits} edited models; each takes one of each at a time."
+            )
+        if empty := [i for i, target in enumerate(targets) if not target.strip()]:
+            raise InputError(f"The target of edit {empty[0]} is empty; accepted is an answer of a word or more.")
+        self.teach(prompts, images, targets)
+        self.taught.append(list(zip(prompts, targets, strict=True)))
+        return self
+
+    def rollback(self, edits: int = 1) -> None:
+        """Take back the last edits. Raises InputError where there are fewer."""
+        if not 1 <= edits <= len(self.taught):
+            raise InputError(f"{edits} edits were to be taken back; there are {len(self.taught)}.")
+        del self.taught[-edits:]
+        self.forget(edits)
+
+    @abstractmethod
+    def teach(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> None:
+        """What a method does in `edit`, after its checks."""
+
+    @abstractmethod
+    def forget(self, edits: int) -> None:
+        """What a method does in `rollback`."""
+
+    def running(self, batch: Batch, edit: Tensor) -> AbstractContextManager[None]:
+        """While open, the adapter's model is the edited one, for the rows of this batch."""
+        return nullcontext()
+
+    def asked(self, prompts: Sequence[str], images: Images, edit: Tensor) -> Sequence[str]:
+        """The prompts as the model is to read them."""
+        return prompts
+
+    def added(self) -> int:
+        """How many numbers a model holds beside the base's, on average."""
+        return 0
+
+    @torch.no_grad()
+    def logits(
+        self, prompts: Sequence[str], images: Images, answers: Sequence[str], edit: Tensor | None = None
+    ) -> Told:
+        """Teacher-forced logits; row i is of the model `edit[i]`, of the first unless given."""
+        edit = self._of(prompts, edit)
+        batch = encode(self.adapter, self.asked(prompts, images, edit), images, answers)
+        return Told(self.run(batch, edit), cast(Tensor, batch.labels), batch.attention_mask)
+
+    @torch.no_grad()
+    def run(self, batch: Batch, edit: Tensor | None = None) -> Tensor:
+        """Logits "row len vocab" of a batch as `Adapter.encode` gives it."""
+        batch = batch.to(self.adapter.device)
+        with self.running(batch, self._of(batch.input_ids, edit)):
+            return cast(Tensor, self.adapter.run(batch).logits)
+
+    def answer(
+        self, prompts: Sequence[str], images: Images, max_new_tokens: int = 16, edit: Tensor | None = None
+    ) -> list[str]:
+        """What the edited models say, greedily."""
+        edit = self._of(prompts, edit)
+        asked = self.asked(prompts, images, edit)
+        batch = self.adapter.encode(asked, images, padding_side="left").to(self.adapter.device)
+        with self.running(batch, edit):
+            return [text.strip() for text in self.adapter.generate(batch, max_new_tokens)]
+
+    def _of(self, prompts: Sequence[str] | Tensor, edit: Tensor | None) -> Tensor:
+        given = torch.zeros(len(prompts), dtype=torch.long) if edit is None else edit
+        if len(given) != len(prompts) or not 0 <= int(given.min()) <= int(given.max()) < self.edits:
+            raise InputError(
+                f"edit has {len(given)} numbers up to {int(given.max())} for {len(prompts)} prompts; accepted is one "
+                f"of 0 to {self.edits - 1} for each."
+            )
+        return given.to(self.adapter.device)
+
+
+class Editor(Protocol):
+    """A method, ready to edit copies of one base model."""
+
+    adapter: Adapter
+
+    def edit(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> EditedModel:
+        """e independent edits, each as if alone."""
+        ...
+
+
+def encode(adapter: Adapter, prompts: Sequence[str], images: Images, answers: Sequence[str]) -> Batch:
+    """Prompts with answers, a space before each answer, on the model's device."""
+    return adapter.encode(prompts, images, answers=[f" {answer.strip()}" for answer in answers]).to(adapter.device)
+
+
+# --- methods that change weights --------------------------------------------------------------------------------------
+
+
+class ChangedWeights(EditedModel):
+    """Edited models that differ from the base in the values of some parameters, put in while their rows run.
+
+    A method writes `fit(batch)`, which trains `parameters` in place on one edit; what they were is restored to the bit.
+    """
+
+    def __init__(self, adapter: Adapter, edits: int, parameters: Mapping[str, nn.Parameter]) -> None:
+        super().__init__(adapter, edits)
+        check_untied(adapter, parameters)
+        self.parameters = dict(parameters)
+        self.values: list[list[dict[str, Tensor]]] = [[] for _ in range(edits)]  # model, edit -> name -> values
+
+    @abstractmethod
+    def fit(self, batch: Batch) -> None:
+        """Train on one edit."""
+
+    def teach(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> None:
+        made = []
+        for i in range(self.edits):
+            batch = encode(self.adapter, prompts[i : i + 1], images[i : i + 1], targets[i : i + 1])
+            with self._put_in(i):
+                self.fit(batch)
+                made.append({name: p.detach().clone() for name, p in self.parameters.items()})
+        for values, new in zip(self.values, made, strict=True):
+            values.append(new)
+
+    def forget(self, edits: int) -> None:
+        for values in self.values:
+            del values[-edits:]
+
+    def added(self) -> int:
+        return sum(p.numel() for p in self.parameters.values())
+
+    def logits(
+        self, prompts: Sequence[str], images: Images, answers: Sequence[str], edit: Tensor | None = None
+    ) -> Told:
+        edit = self._of(prompts, edit)
+        rows = [torch.nonzero(edit == i)[:, 0].tolist() for i in range(self.edits)]
+        whole = encode(self.adapter, prompts, images, answers)
+        logits: Tensor | None = None
+        for i, at in enumerate(rows):
+            if at:
+                with self._put_in(i):
+                    told = super().logits([prompts[k] for k in at], [images[k] for k in at], [answers[k] for k in at])
+                if logits is None:
+                    logits = told.logits.new_zeros(*whole.input_ids.shape, told.logits.shape[-1])
+                logits[at, : told.logits.shape[1]] = told.logits
+        return Told(cast(Tensor, logits), cast(Tensor, whole.labels), whole.attention_mask)
+
+    def answer(
+        self, prompts: Sequence[str], images: Images, max_new_tokens: int = 16, edit: Tensor | None = None
+    ) -> list[str]:
+        edit = self._of(prompts, edit)
+        said = [""] * len(prompts)
+        for i in range(self.edits):
+            at = torch.nonzero(edit == i)[:, 0].tolist()
+            if at:
+                with self._put_in(i):
+                    found = super().answer([prompts[k] for k in at], [images[k] for k in at], max_new_tokens)
+                for k, text in zip(at, found, strict=True):
+                    said[k] = text
+        return said
+
+    @contextmanager
+    def _put_in(self, i: int) -> Iterator[None]:
+        base = {name: p.data for name, p in self.parameters.items()}
+        now = self.values[i][-1] if self.values[i] else base
+        try:
+            for name, p in self.parameters.items():
+                p.data = now[name].clone()
+            yield
+        finally:
+            for name, p in self.parameters.items():
+                p.data = base[name]
+
+
+def check_untied(adapter: Adapter, parameters: Mapping[str, nn.Parameter]) -> None:
+    """InputError for parameters that stand in two places of the model, or cannot be trained (quantised)."""
+    places: dict[int, list[str]] = {}
+    for name, p in adapter.model.named_parameters(remove_duplicate=False):
+        places.setdefault(id(p), []).append(name)
+    for p in parameters.values():
+        names = places.get(id(p), [])
+        if len(names) > 1:
+            raise InputError(f"{names[0]} and {names[1]} are one tensor; accepted are models whose layers share none.")
+        if not p.is_floating_point():
+            raise InputError(f"{(names or ['a weight'])[0]} is {p.dtype}; accepted are models that are not quantised.")
+
+
+def step_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean negative log-likelihood of each row's answer, "row", in nats; logits "row len vocab", labels "row len"."""
+    nll = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), labels[:, 1:], ignore_index=IGNORED, reduction="none")
+    return nll.sum(1) / (labels[:, 1:] != IGNORED).sum(1)
