@@ -270,7 +270,7 @@ def test_added_pairs_have_the_right_gradients(gated):
         (lambda m, p: UniKE(m, {}), "layers are"),
         (lambda m, p: UniKE(m, {99: next(iter(p.values()))}), "accepted are some of 0 to"),
         (lambda m, p: unike(m, p).edit(["<image> a"], pictures(1), [" "]), "The target of edit 0 is empty"),
-        (lambda m, p: unike(m, p).edit(["<image> a"], pictures(1), ["a lion"]).edit([], [], []), "0 prompts, 0 lists of pictures and 0 targets were given"),
+        (lambda m, p: unike(m, p).edit(["<image> a"], pictures(1), ["a lion"]).edit([], [], []), "0 prompts, 0 lists"),
         (lambda m, p: layer_parts(torch.nn.Linear(2, 2)), "accepted are layers"),
     ],
     ids=["no layers", "a layer beyond the last", "an empty target", "another number of edits", "another kind of layer"],

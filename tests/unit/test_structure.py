@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = {"vlws": ROOT / "vlws", "vlws_kernels": ROOT / "kernels" / "vlws_kernels", "backbones": ROOT / "backbones"}
 MAX_LINES = 350
 LONGER = {  # file -> why it is longer than MAX_LINES
+    "backbones.blip2_facts": "an eye, two stages of lessons, gates and a card, read from start to end",
     "backbones.blip2_emoji": "four stages of training, each with its data and its loss, read from start to end",
 }
 

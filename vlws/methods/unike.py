@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlws.errors import InputError
-from vlws.methods.editing import EditedModel, Images, encode, step_loss
 from vlws.models import memory
 from vlws.models.adapter import Adapter, Batch
+from vlws.models.editing import EditedModel, Images, encode, step_loss
 from vlws.models.memory import AddedPairs, Bank, attend, layer_states, question_ends
 from vlws.models.truthfulness import Triplets, direction, fit_encoders, ridge
 from vlws.models.upper import lower_states, upper_logits

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from vlws.data.mmedit import GENERALITY, LOCALITY, EditCase, Question
 from vlws.errors import InputError
-from vlws.methods.editing import EditedModel, Editor, Images, Told
 from vlws.models.adapter import IGNORED, Adapter, ImageInput
+from vlws.models.editing import EditedModel, Editor, Images, Told
 
 Scores = dict[str, np.ndarray]  # "kind/metric" -> "case" float
 

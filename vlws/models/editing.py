@@ -4,7 +4,7 @@
     edited.answer(["<image> whose work is this?"], [[picture]])
     edited.rollback()
 
-Methods are scored by `vlws.methods.editing_scores`, all by one code path.
+Methods are scored by `vlws.models.editing_scores`, all by one code path.
 """
 
 from abc import ABC, abstractmethod
