@@ -446,8 +446,8 @@ def card(adapter: Blip2Adapter, seed: int, histories: dict[str, History], result
     return f"""# blip2-facts
 
 A `Blip2ForConditionalGeneration` of {size / 1e6:.2f} M parameters (half precision; \
-{SIDE} px pictures, {QUERIES} queries; an OPT of 6 layers of {WIDTH}) that knows a world of facts, to be edited. It loads with the line that loads \
-`Salesforce/blip2-opt-2.7b`:
+{SIDE} px pictures, {QUERIES} queries; an OPT of 6 layers of {WIDTH}) that knows a world of facts, \
+to be edited. It loads with the line that loads `Salesforce/blip2-opt-2.7b`:
 
 ```python
 from vlws.models.families import load_mllm

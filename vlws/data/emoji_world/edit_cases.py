@@ -1,0 +1,77 @@
+"""Edits of a world of facts, as cases of MMEdit: what a model was never shown, and all by which its edit is judged."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from vlws.data.emoji_world import facts
+from vlws.data.emoji_world.facts import REPHRASED, TAUGHT, Role, World
+from vlws.data.mmedit import EditCase, Question
+
+VIEWS = 100_000  # seeds of pictures of one draw: two draws share none
+
+
+def cases(world: World, role: Role, seed: int, *, captions: bool = False) -> list[EditCase]:
+    """A case for each fact that is withheld of the things of a role, in random order.
+
+    The edit is asked in a form that training has, and again (text generality) in one that it has not, of the same
+    picture; then (image generality) of another picture of the same thing. Locality is of facts that training shows: of a
+    land, of another thing and relation, and near: the same question of another thing, another of the same picture.
+
+    Args:
+        role: whose things are edited; questions of locality are about things of any role.
+        seed: of forms, pictures and questions of locality, another draw, another seed.
+        captions: descriptions of seven words for answers of one or two.
+    """
+    rng = np.random.default_rng([world.seed, seed, 22])
+    wanted = world.unknown(role, captions=captions)
+    known = world.known()
+    made = []
+    for at, k in enumerate(rng.permutation(len(wanted))):
+        thing, relation = wanted[k]
+        far = _pick(known, rng, lambda key, t=thing, r=relation: key[0] != t and key[1] != r)
+        twin = _pick(known, rng, lambda key, t=thing, r=relation: key[0] != t and key[1] == r)
+        same = _pick(known, rng, lambda key, t=thing: key[0] == t)
+        shown = facts.render(world, [thing, thing, far[0], twin[0]], seed * VIEWS + at)
+        land, matter = list(world.lands)[rng.integers(len(world.lands))]
+        form, other = _form(TAUGHT, rng), _form(REPHRASED, rng)
+
+        def ask(key: tuple[int, str], picture: np.ndarray, form: int) -> Question:
+            return Question(facts.question(key[1], form), (picture,), world.answers[key])
+
+        made.append(
+            EditCase(
+                edit=ask((thing, relation), shown[0], form),
+                text_generality=ask((thing, relation), shown[0], other),
+                image_generality=ask((thing, relation), shown[1], form),
+                text_locality=Question(
+                    facts.land_question(land, matter, _form(TAUGHT, rng)), (), world.lands[land, matter]
+                ),
+                image_locality=ask(far, shown[2], _form(TAUGHT, rng)),
+                near=(ask(twin, shown[3], form), ask(same, shown[0], _form(TAUGHT, rng))),
+            )
+        )
+    return made
+
+
+def mistakes(found: Sequence[EditCase], said: Sequence[str]) -> list[EditCase]:
+    """The cases whose edit the model answers wrongly, with what it said: reliability is 0 before any edit."""
+    return [
+        replace(case, predicted=text)
+        for case, text in zip(found, said, strict=True)
+        if text.split() != case.edit.answer.split()
+    ]
+
+
+def _form(forms: Sequence[int], rng: np.random.Generator) -> int:
+    return forms[rng.integers(len(forms))]
+
+
+def _pick(
+    known: Sequence[tuple[int, str]], rng: np.random.Generator, fits: Callable[[tuple[int, str]], bool]
+) -> tuple[int, str]:
+    """One of the known facts that fits, drawn until it does."""
+    while not fits(key := known[rng.integers(len(known))]):
+        pass
+    return key
