@@ -15,9 +15,9 @@ VIEWS = 100_000  # seeds of pictures of one draw: two draws share none
 def cases(world: World, role: Role, seed: int, *, captions: bool = False) -> list[EditCase]:
     """A case for each fact that is withheld of the things of a role, in random order.
 
-    The edit is asked in a form that training has, and again (text generality) in one that it has not, of the same
-    picture; then (image generality) of another picture of the same thing. Locality is of facts that training shows: of a
-    land, of another thing and relation, and near: the same question of another thing, another of the same picture.
+    The edit is asked in a form that training has; again, of the same picture, in one that it has not (text generality);
+    and of another picture of the same thing (image generality). Locality is of facts that training shows: of a land, of
+    another thing and relation, and near: the same question of another thing, another question of the same picture.
 
     Args:
         role: whose things are edited; questions of locality are about things of any role.
