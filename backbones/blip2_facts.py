@@ -367,7 +367,6 @@ def pretrain(out: Path, seed: int = 0, gates: dict[str, float] | None = None) ->
 # --- gates --------------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def evaluate(adapter: Blip2Adapter, world: World) -> dict[str, float]:
     """Shares of answers that are right to the last word, on pictures that training never showed."""
     rng = np.random.default_rng([world.seed, 21])
@@ -395,6 +394,7 @@ def evaluate(adapter: Blip2Adapter, world: World) -> dict[str, float]:
     return results | latent_results(lessons, told, asked, rng)
 
 
+@torch.no_grad()
 def _right(lessons: Lessons, rows: Sequence[Row], rng: np.random.Generator) -> float:
     right = []
     for start in range(0, len(rows), 128):
@@ -429,12 +429,12 @@ def latent_results(lessons: Lessons, told: list[Row], asked: list[Row], rng: np.
     found = {}
     for name, alpha in (("latent, own row", 0.5), ("latent, own row, weight .9", 0.9)):
         config = UniKEConfig(pairs=0, retrieved=8, gate="fixed", alpha=alpha, sharpness=0.03, direction="none")
-        edited = UniKE(adapter, prepared, config).edit([r.text for r in told], pictures, [f" {r.answer}" for r in told])
+        edited = UniKE(adapter, prepared, config).edit([r.text for r in told], pictures, [r.answer for r in told])
         right = []
         for start in range(0, len(asked), 128):
             batch = lessons.encode(asked[start : start + 128], rng)
             at = torch.arange(start, start + len(batch.input_ids))
-            right += _told(edited.logits(batch, at), batch)
+            right += _told(edited.run(batch, at), batch)
         found[name] = float(np.mean(right))
     return found
 

@@ -55,6 +55,8 @@ class UniKEConfig:
         sharpness: cosine / sharpness is added to the latent attention's logits; None adds nothing, as in the paper.
         own_row: whether the edit's own states are in the bank (the paper does not say).
         direction, beta: of zeta', and its weight; see `Prepared.shift`.
+        context: a template of the new fact as a text, put before every question ("new fact: {question} {answer}. "),
+            as IKE does, in place of the latent memory (table 4, third row); None puts nothing.
         alternate: leaves the latent memory out in every second step of training, so that the pairs learn too.
         lr, steps, stop: Adam; an edit is done where its mean loss is below `stop` nats.
     """
@@ -69,6 +71,7 @@ class UniKEConfig:
     own_row: bool = True
     direction: Direction = "ridge"
     beta: float = 0.3
+    context: str | None = None
     alternate: bool = False
     lr: float = 4e-3
     steps: int = 10
@@ -185,7 +188,9 @@ class Edited(EditedModel):
 
     def teach(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> None:
         adapter, config = self.adapter, self.method.config
-        batch = encode(adapter, prompts, images, targets)
+        everyone = torch.arange(self.edits)
+        told = [*self.taught, list(zip(prompts, targets, strict=True))]
+        batch = encode(adapter, self._with_facts(prompts, everyone, told), images, targets)
         answers = [f" {target.strip()}" for target in targets]
         self.rows.append(layer_states(adapter, list(self.method.prepared), prompts, images, answers))
         generator = torch.Generator().manual_seed(config.seed + len(self.blocks))
@@ -241,6 +246,21 @@ class Edited(EditedModel):
         pairs = sum(p.numel() for block in self.blocks for pairs in block.values() for p in pairs.parameters())
         rows = sum(bank.pos.numel() + bank.sem[:1].numel() for row in self.rows for b in row.values() for bank in b)
         return (pairs + rows * self.method.config.own_row) // self.edits
+
+    def asked(self, prompts: Sequence[str], images: Images, edit: Tensor) -> Sequence[str]:
+        return self._with_facts(prompts, edit, self.taught)
+
+    def _with_facts(
+        self, prompts: Sequence[str], edit: Tensor, told: Sequence[Sequence[tuple[str, str]]]
+    ) -> Sequence[str]:
+        """Prompts with the facts that their models were told before them, where the configuration has a context."""
+        if (template := self.method.config.context) is None:
+            return prompts
+        facts = [
+            "".join(template.format(question=q.replace("<image>", "").strip(), answer=a) for q, a in model)
+            for model in zip(*told, strict=True)
+        ]
+        return [facts[i] + prompt for i, prompt in zip(edit.tolist(), prompts, strict=True)]
 
     def running(self, batch: Batch, edit: Tensor) -> AbstractContextManager[None]:
         return self._running(question_ends(batch), edit, self.method.config.retrieved > 0)

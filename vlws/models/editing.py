@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from vlws.errors import InputError
 from vlws.models.adapter import IGNORED, Adapter, Batch, ImageInput
+from vlws.models.upper import lower_states, upper_logits
 
 Images = Sequence[Sequence[ImageInput]]
 
@@ -158,7 +159,7 @@ class ChangedWeights(EditedModel):
         made = []
         for i in range(self.edits):
             batch = encode(self.adapter, prompts[i : i + 1], images[i : i + 1], targets[i : i + 1])
-            with self._put_in(i):
+            with self.put_in(i):
                 self.fit(batch)
                 made.append({name: p.detach().clone() for name, p in self.parameters.items()})
         for values, new in zip(self.values, made, strict=True):
@@ -180,7 +181,7 @@ class ChangedWeights(EditedModel):
         logits: Tensor | None = None
         for i, at in enumerate(rows):
             if at:
-                with self._put_in(i):
+                with self.put_in(i):
                     told = super().logits([prompts[k] for k in at], [images[k] for k in at], [answers[k] for k in at])
                 if logits is None:
                     logits = told.logits.new_zeros(*whole.input_ids.shape, told.logits.shape[-1])
@@ -195,14 +196,15 @@ class ChangedWeights(EditedModel):
         for i in range(self.edits):
             at = torch.nonzero(edit == i)[:, 0].tolist()
             if at:
-                with self._put_in(i):
+                with self.put_in(i):
                     found = super().answer([prompts[k] for k in at], [images[k] for k in at], max_new_tokens)
                 for k, text in zip(at, found, strict=True):
                     said[k] = text
         return said
 
     @contextmanager
-    def _put_in(self, i: int) -> Iterator[None]:
+    def put_in(self, i: int) -> Iterator[None]:
+        """While open, the model is the i-th."""
         base = {name: p.data for name, p in self.parameters.items()}
         now = self.values[i][-1] if self.values[i] else base
         try:
@@ -225,6 +227,22 @@ def check_untied(adapter: Adapter, parameters: Mapping[str, nn.Parameter]) -> No
             raise InputError(f"{names[0]} and {names[1]} are one tensor; accepted are models whose layers share none.")
         if not p.is_floating_point():
             raise InputError(f"{(names or ['a weight'])[0]} is {p.dtype}; accepted are models that are not quantised.")
+
+
+def fit_answer(
+    adapter: Adapter, lowest: int, batch: Batch, parameters: Sequence[nn.Parameter], lr: float, steps: int, stop: float
+) -> None:
+    """Adam on the mean loss of one answer, until it is below `stop` nats; what is below layer `lowest` is run once."""
+    optimizer = torch.optim.Adam(parameters, lr=lr)
+    with torch.no_grad():
+        states = lower_states(adapter, lowest, batch)
+    for _ in range(steps):
+        loss = step_loss(upper_logits(adapter, lowest, states, states["hidden"]), cast(Tensor, batch.labels)).mean()
+        if loss.item() < stop:
+            break
+        for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            p.grad = gradient  # and none for other weights
+        optimizer.step()
 
 
 def step_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -52,6 +52,20 @@ def layer_parts(layer: nn.Module) -> LayerParts:
     )
 
 
+def ffn_linears(layer: nn.Module) -> dict[str, nn.Linear]:
+    """The matrices of a layer's feed-forward network, by name: fc1, fc2; or gate_proj, up_proj, down_proj.
+
+    Raises InputError as `layer_parts` does, and for matrices of another class than nn.Linear (quantised ones).
+    """
+    parts = layer_parts(layer)
+    names = ("gate_proj", "up_proj", "down_proj") if parts.gated else ("fc1", "fc2")
+    found = {name: getattr(parts.ffn_in if parts.gated else layer, name) for name in names}
+    for name, linear in found.items():
+        if not isinstance(linear, nn.Linear) or not linear.weight.is_floating_point():
+            raise InputError(f"{name} is a {type(linear).__name__}; accepted are models that are not quantised.")
+    return found
+
+
 # --- key-value pairs beside the feed-forward network ------------------------------------------------------------------
 
 

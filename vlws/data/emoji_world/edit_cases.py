@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from vlws.data.emoji_world import facts
-from vlws.data.emoji_world.facts import REPHRASED, TAUGHT, Role, World
+from vlws.data.emoji_world.facts import QUESTIONS, RELATIONS, REPHRASED, TAUGHT, Role, World
 from vlws.data.mmedit import EditCase, Question
 
 VIEWS = 100_000  # seeds of pictures of one draw: two draws share none
@@ -25,34 +25,45 @@ def cases(world: World, role: Role, seed: int, *, captions: bool = False) -> lis
         captions: descriptions of seven words for answers of one or two.
     """
     rng = np.random.default_rng([world.seed, seed, 22])
-    wanted = world.unknown(role, captions=captions)
-    known = world.known()
+    wanted = rng.permutation(world.unknown(role, captions=captions)).tolist()
+    keys = [(int(thing), relation) for thing, relation in wanted]
+    return [_case(world, key, world.answers[key], seed * VIEWS + at, rng) for at, key in enumerate(keys)]
+
+
+def imagined(world: World, role: Role, n: int, seed: int) -> list[EditCase]:
+    """n cases of things of a role, of any fact and with an answer at random: what hypernetworks are trained on."""
+    rng = np.random.default_rng([world.seed, seed, 23])
+    things = [thing for thing, one in enumerate(world.roles) if one == role]
     made = []
-    for at, k in enumerate(rng.permutation(len(wanted))):
-        thing, relation = wanted[k]
-        far = _pick(known, rng, lambda key, t=thing, r=relation: key[0] != t and key[1] != r)
-        twin = _pick(known, rng, lambda key, t=thing, r=relation: key[0] != t and key[1] == r)
-        same = _pick(known, rng, lambda key, t=thing: key[0] == t)
-        shown = facts.render(world, [thing, thing, far[0], twin[0]], seed * VIEWS + at)
-        land, matter = list(world.lands)[rng.integers(len(world.lands))]
-        form, other = _form(TAUGHT, rng), _form(REPHRASED, rng)
-
-        def ask(key: tuple[int, str], picture: np.ndarray, form: int) -> Question:
-            return Question(facts.question(key[1], form), (picture,), world.answers[key])
-
-        made.append(
-            EditCase(
-                edit=ask((thing, relation), shown[0], form),
-                text_generality=ask((thing, relation), shown[0], other),
-                image_generality=ask((thing, relation), shown[1], form),
-                text_locality=Question(
-                    facts.land_question(land, matter, _form(TAUGHT, rng)), (), world.lands[land, matter]
-                ),
-                image_locality=ask(far, shown[2], _form(TAUGHT, rng)),
-                near=(ask(twin, shown[3], form), ask(same, shown[0], _form(TAUGHT, rng))),
-            )
-        )
+    for at in range(n):
+        key = things[rng.integers(len(things))], QUESTIONS[rng.integers(len(QUESTIONS))]
+        answer = RELATIONS[key[1]].answer(rng, but=world.answers[key])
+        made.append(_case(world, key, answer, seed * VIEWS + at, rng))
     return made
+
+
+def _case(world: World, key: tuple[int, str], answer: str, view: int, rng: np.random.Generator) -> EditCase:
+    thing, relation = key
+    known = world.known()
+    far = _pick(known, rng, lambda k: k[0] != thing and k[1] != relation)
+    twin = _pick(known, rng, lambda k: k[0] != thing and k[1] == relation)
+    same = _pick(known, rng, lambda k: k[0] == thing and k[1] != relation)
+    shown = facts.render(world, [thing, thing, far[0], twin[0]], view)
+    land, matter = list(world.lands)[rng.integers(len(world.lands))]
+    form, other = _form(TAUGHT, rng), _form(REPHRASED, rng)
+
+    def ask(about: tuple[int, str], picture: np.ndarray, form: int) -> Question:
+        return Question(facts.question(about[1], form), (picture,), answer if about == key else world.answers[about])
+
+    land_asked = facts.land_question(land, matter, _form(TAUGHT, rng))
+    return EditCase(
+        edit=ask(key, shown[0], form),
+        text_generality=ask(key, shown[0], other),
+        image_generality=ask(key, shown[1], form),
+        text_locality=Question(land_asked, (), world.lands[land, matter]),
+        image_locality=ask(far, shown[2], _form(TAUGHT, rng)),
+        near=(ask(twin, shown[3], form), ask(same, shown[0], _form(TAUGHT, rng))),
+    )
 
 
 def mistakes(found: Sequence[EditCase], said: Sequence[str]) -> list[EditCase]:

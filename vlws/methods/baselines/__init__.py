@@ -1,0 +1,1 @@
+"""What UniKE is compared with: one file a method, all of them editors (`vlws.models.editing`)."""
