@@ -411,7 +411,8 @@ def _told(logits: Tensor, batch: Batch) -> list[bool]:
 
 def latent_results(lessons: Lessons, told: list[Row], asked: list[Row], rng: np.random.Generator) -> dict[str, float]:
     """Shares right where a new fact stands in the last layers: alone, among 40 others, and for what it is not about."""
-    from vlws.methods.unike import UniKE, UniKEConfig, prepare  # what reads it in the chapter
+    from vlws.methods.unike import UniKE, UniKEConfig  # what reads it in the chapter
+    from vlws.models.knowledge import prepare
 
     adapter = lessons.adapter
     layers = range(adapter.num_layers - LATE, adapter.num_layers)

@@ -8,8 +8,9 @@ import torch
 from einops import rearrange
 
 from vlws.errors import InputError
-from vlws.methods.unike import UniKE, UniKEConfig, prepare
+from vlws.methods.unike import UniKE, UniKEConfig
 from vlws.models.families import load_mllm
+from vlws.models.knowledge import load_prepared, prepare, save_prepared
 from vlws.models.memory import AddedPairs, Bank, attend, layer_parts, layer_states, own_rows, question_ends
 
 KINDS = {"blip2-emoji": "OPT", "llava-emoji": "Llama"}
@@ -278,3 +279,12 @@ def test_added_pairs_have_the_right_gradients(gated):
 def test_what_cannot_work_is_refused(mllm, prepared, act, told):
     with pytest.raises(InputError, match=told):
         act(mllm, prepared)
+
+
+def test_what_was_prepared_is_read_back(mllm, prepared, tmp_path):
+    save_prepared(tmp_path / "p", mllm, prepared)
+    again = load_prepared(tmp_path / "p", mllm)
+    batch = encoded(mllm)
+    first, second = (unike(mllm, p).edit(["<image> what is it?"], pictures(1), ["a lion"]) for p in (prepared, again))
+    assert torch.equal(first.run(batch), second.run(batch))
+    assert not torch.equal(first.run(batch), mllm.run(batch).logits)

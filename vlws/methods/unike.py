@@ -14,7 +14,7 @@ W_K, b_K, W_V (n pairs a layer) are trained by the likelihood of the new answer,
 other questions with their true answers, and the edit's own. zeta' points from what the model says wrongly to what is
 true. g is the weight of the knowledge: equation 7 as printed puts it on h_in, against the paper's text and its code.
 
-    unike = UniKE(mllm, prepare(mllm, facts, layers), UniKEConfig())
+    unike = UniKE(mllm, prepare(mllm, layers, prompts, images, true, false), UniKEConfig())
     edited = unike.edit(["<image> who made this?"], [[picture]], ["mira"])
     edited.answer(["<image> whose work is this?"], [[picture]])
     edited.rollback()
@@ -35,12 +35,11 @@ from vlws.errors import InputError
 from vlws.models import memory
 from vlws.models.adapter import Adapter, Batch
 from vlws.models.editing import EditedModel, Images, encode, step_loss
+from vlws.models.knowledge import Direction, Prepared
 from vlws.models.memory import AddedPairs, Bank, attend, layer_states, question_ends
-from vlws.models.truthfulness import Triplets, direction, fit_encoders, ridge
 from vlws.models.upper import lower_states, upper_logits
 
 Gate = Literal["specified", "similarity", "fixed", "printed"]
-Direction = Literal["ridge", "mean", "negative", "random", "none", "per edit"]
 
 
 @dataclass(frozen=True)
@@ -77,81 +76,6 @@ class UniKEConfig:
     steps: int = 10
     stop: float = 0.05
     seed: int = 0
-
-
-# --- what is made once for a base model, section 3.3 ------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Of one layer: the bank, both encoders, the triplets' mean directions, and the scale of the layer's own values."""
-
-    bank: Bank
-    truthful: nn.Module
-    semantic: nn.Module
-    zeta: Tensor
-    ridge: Tensor
-    mean: Tensor
-    scale: float
-
-    def shift(self, kind: Direction, seed: int = 0) -> Tensor | None:
-        """zeta' "dim", as long as a row of the layer's own W_V.
-
-        "ridge": W zeta, W fitted offline; "mean": the mean difference of the raw states; "negative": minus "ridge";
-        "random": a random direction; "none" and "per edit" (learned by each edit): None.
-        """
-        if kind in ("none", "per edit"):
-            return None
-        generator = torch.Generator().manual_seed(seed)
-        made = {"mean": lambda: self.mean, "random": lambda: torch.randn(len(self.zeta), generator=generator)}
-        raw = made.get(kind, lambda: self.ridge @ self.zeta)().to(self.zeta)
-        return self.scale * F.normalize(raw, dim=0) * (-1 if kind == "negative" else 1)
-
-
-def prepare(
-    adapter: Adapter,
-    layers: Sequence[int],
-    prompts: Sequence[str],
-    images: Images,
-    true: Sequence[str],
-    false: Sequence[str],
-    *,
-    final_token: bool = False,
-    steps: int = 300,
-    seed: int = 0,
-    linear: bool = False,
-) -> dict[int, Prepared]:
-    """All that editing needs of a base model, from n questions with their true answers and the model's own wrong ones.
-
-    final_token: the bank holds the last token of each answer alone, as the paper has it, not every token.
-    """
-    right, wrong = (
-        layer_states(adapter, layers, prompts, images, [f" {answer.strip()}" for answer in answers])
-        for answers in (true, false)
-    )
-    facts = {text: i for i, text in enumerate(dict.fromkeys(zip(prompts, true, strict=True)))}
-    fact = torch.tensor([facts[key] for key in zip(prompts, true, strict=True)])
-    made = {}
-    for layer in layers:
-        last = [Bank(bank.sem[-2:-1], bank.pos[-2:-1]) for bank in right[layer]]  # before the end token
-        sem, pos = (torch.cat([getattr(bank, name) for bank in last]) for name in ("sem", "pos"))
-        neg = torch.cat([bank.pos[-2:-1] for bank in wrong[layer]])
-        triplets = Triplets(sem.float(), pos.float(), neg.float(), fact.to(sem.device))
-        truthful, semantic = fit_encoders(triplets, steps=steps, seed=seed, linear=linear)
-        with torch.no_grad():
-            encoded = truthful(triplets.pos) - truthful(triplets.neg)
-        rows = last if final_token else right[layer]
-        values = memory.value_matrix(adapter.layers[layer])
-        made[layer] = Prepared(
-            bank=Bank(torch.cat([b.sem for b in rows]), torch.cat([b.pos for b in rows])),
-            truthful=truthful,
-            semantic=semantic,
-            zeta=direction(truthful, triplets),
-            ridge=ridge(encoded, triplets.pos - triplets.neg),
-            mean=(triplets.pos - triplets.neg).mean(0),
-            scale=float(values.norm(dim=0).mean()),
-        )
-    return made
 
 
 # --- editing ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,127 @@
+"""What UniKE makes once of a base model, from questions with their true answers and the model's own wrong ones.
+
+Section 3.3 of Pan et al. 2024 (arXiv:2409.19872): of each edited layer a bank of states, two spaces, and the direction from
+what the model says wrongly to what is true. Nothing of it depends on an edit.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vlws.models import memory
+from vlws.models.adapter import Adapter
+from vlws.models.added import grouped, load_added, save_added
+from vlws.models.editing import Images
+from vlws.models.memory import Bank, layer_states
+from vlws.models.truthfulness import Encoder, Triplets, direction, fit_encoders, ridge
+
+Direction = Literal["ridge", "mean", "negative", "random", "none", "per edit"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Of one layer: the bank, both encoders, the triplets' mean directions, and the scale of the layer's own values."""
+
+    bank: Bank
+    truthful: Encoder
+    semantic: Encoder
+    zeta: Tensor
+    ridge: Tensor
+    mean: Tensor
+    scale: float
+
+    def shift(self, kind: Direction, seed: int = 0) -> Tensor | None:
+        """zeta' "dim", as long as a row of the layer's own W_V.
+
+        "ridge": W zeta, W fitted offline; "mean": the mean difference of the raw states; "negative": minus "ridge";
+        "random": a random direction; "none" and "per edit" (learned by each edit): None.
+        """
+        if kind in ("none", "per edit"):
+            return None
+        generator = torch.Generator().manual_seed(seed)
+        made = {"mean": lambda: self.mean, "random": lambda: torch.randn(len(self.zeta), generator=generator)}
+        raw = made.get(kind, lambda: self.ridge @ self.zeta)().to(self.zeta)
+        return self.scale * F.normalize(raw, dim=0) * (-1 if kind == "negative" else 1)
+
+
+def prepare(
+    adapter: Adapter,
+    layers: Sequence[int],
+    prompts: Sequence[str],
+    images: Images,
+    true: Sequence[str],
+    false: Sequence[str],
+    *,
+    final_token: bool = False,
+    steps: int = 300,
+    seed: int = 0,
+    linear: bool = False,
+) -> dict[int, Prepared]:
+    """All that editing needs of a base model, layer by layer, from n questions with their true answers and the model's own wrong ones.
+
+    final_token: the bank holds the last token of each answer alone, as the paper has it, not every token.
+    """
+    right, wrong = (
+        layer_states(adapter, layers, prompts, images, [f" {answer.strip()}" for answer in answers])
+        for answers in (true, false)
+    )
+    facts = {text: i for i, text in enumerate(dict.fromkeys(zip(prompts, true, strict=True)))}
+    fact = torch.tensor([facts[key] for key in zip(prompts, true, strict=True)])
+    made = {}
+    for layer in layers:
+        last = [Bank(bank.sem[-2:-1], bank.pos[-2:-1]) for bank in right[layer]]  # before the end token
+        sem, pos = (torch.cat([getattr(bank, name) for bank in last]) for name in ("sem", "pos"))
+        neg = torch.cat([bank.pos[-2:-1] for bank in wrong[layer]])
+        triplets = Triplets(sem.float(), pos.float(), neg.float(), fact.to(sem.device))
+        truthful, semantic = fit_encoders(triplets, steps=steps, seed=seed, linear=linear)
+        with torch.no_grad():
+            encoded = truthful(triplets.pos) - truthful(triplets.neg)
+        rows = last if final_token else right[layer]
+        values = memory.value_matrix(adapter.layers[layer])
+        made[layer] = Prepared(
+            bank=Bank(torch.cat([b.sem for b in rows]), torch.cat([b.pos for b in rows])),
+            truthful=truthful,
+            semantic=semantic,
+            zeta=direction(truthful, triplets),
+            ridge=ridge(encoded, triplets.pos - triplets.neg),
+            mean=(triplets.pos - triplets.neg).mean(0),
+            scale=float(values.norm(dim=0).mean()),
+        )
+    return made
+
+
+def save_prepared(folder: str | Path, adapter: Adapter, prepared: Mapping[int, Prepared]) -> None:
+    """Write what was prepared as safetensors and JSON, whole or not at all (`added.save_added`)."""
+    tensors: dict[str, Tensor] = {}
+    for layer, one in prepared.items():
+        parts = {"sem": one.bank.sem, "pos": one.bank.pos, "zeta": one.zeta, "ridge": one.ridge, "mean": one.mean}
+        for name, encoder in (("truthful", one.truthful), ("semantic", one.semantic)):
+            parts |= {f"{name}/{key}": value for key, value in encoder.state_dict().items()}
+        tensors |= {f"{layer}.{key}": value for key, value in parts.items()}
+    config = {
+        "scale": {str(layer): one.scale for layer, one in prepared.items()},
+        "linear": next(iter(prepared.values())).truthful.linear,
+    }
+    save_added(folder, "Prepared", config, adapter.sizes, tensors)
+
+
+def load_prepared(folder: str | Path, adapter: Adapter) -> dict[int, Prepared]:
+    """What `save_prepared` wrote. Raises InputError for another folder, or one of a model of other sizes."""
+    config, tensors = load_added(folder, "Prepared", adapter.sizes)
+    made = {}
+    for layer, parts in sorted((int(key), value) for key, value in grouped(tensors).items()):
+        parts = {name: value.to(adapter.device) for name, value in parts.items()}
+        encoders = []
+        for kind in ("truthful", "semantic"):
+            encoder = Encoder(adapter.hidden_size, config["linear"]).to(adapter.device)
+            own = {k.removeprefix(f"{kind}/"): v for k, v in parts.items() if k.startswith(f"{kind}/")}
+            encoder.load_state_dict(own)
+            encoders.append(encoder.requires_grad_(False))
+        bank, scale = Bank(parts["sem"], parts["pos"]), config["scale"][str(layer)]
+        made[layer] = Prepared(bank, *encoders, parts["zeta"], parts["ridge"], parts["mean"], scale)
+    return made
