@@ -1,13 +1,15 @@
 # vlws: every recipe is one command, so that it can be copied by whoever has no just.
 
+set positional-arguments  # "$@" keeps an argument with a space whole
+
 venv := justfile_directory() / ".venv"
 conda := env("CONDA_PREFIX", "/nonexistent")
 # the active conda environment where it holds vlws, else .venv
 home := if path_exists(conda / "bin" / "vlws") == "true" { conda } else { venv }
-bin := home / "bin"
+bin := quote(home / "bin")
 # idle OpenMP threads that spin take the cores of those that work
 export OMP_WAIT_POLICY := env("OMP_WAIT_POLICY", "passive")
-stamp := home / ".vlws-installed"
+stamp := quote(home / ".vlws-installed")
 
 [private]
 default:
@@ -18,50 +20,50 @@ setup:
     #!/bin/sh
     set -e
     [ {{ stamp }} -nt pyproject.toml ] && [ {{ stamp }} -nt constraints.txt ] && exit 0
-    echo "Setting up {{ home }}: some minutes, once." >&2
-    [ -x {{ bin }}/pip ] || python3 -m venv {{ venv }}
+    echo "Setting up" {{ quote(home) }} "(some minutes, once)" >&2
+    [ -x {{ bin }}/pip ] || python3 -m venv {{ quote(venv) }}
     {{ bin }}/pip install -q --disable-pip-version-check -c constraints.txt -e '.[lab,test]'
     touch {{ stamp }}
 
 # open JupyterLab on the notebooks
 [group('explore')]
 lab *ARGS: setup
-    @{{ bin }}/jupyter lab --notebook-dir notebooks {{ ARGS }}
+    @{{ bin }}/jupyter lab --notebook-dir notebooks "$@"
 
 # what is present on this machine, and what is slower or missing without it
 [group('explore')]
 doctor *ARGS: setup
-    @{{ bin }}/vlws doctor {{ ARGS }}
+    @{{ bin }}/vlws doctor "$@"
 
 # run chapters (all; or `just run 04 -p seeds=5 --preset full`), then write reports/site/index.html
 [group('run')]
 run *ARGS: setup
-    @{{ bin }}/vlws run {{ ARGS }} && rc=0 || rc=$?; {{ bin }}/vlws report && exit $rc
+    @{{ bin }}/vlws run "$@" && rc=0 || rc=$?; {{ bin }}/vlws report && exit $rc
 
 # run a chapter over a grid: `just sweep 04 -p lr=1e-3,1e-4 -p seeds=3`
 [group('run')]
 sweep *ARGS: setup
-    @{{ bin }}/vlws sweep {{ ARGS }}
+    @{{ bin }}/vlws sweep "$@"
 
 # write the offline report, reports/site/index.html, from the newest runs
 [group('report')]
 report *ARGS: setup
-    @{{ bin }}/vlws report {{ ARGS }}
+    @{{ bin }}/vlws report "$@"
 
 # the table of claims: what the papers say, what was measured, the verdicts
 [group('report')]
 claims *ARGS: setup
-    @{{ bin }}/vlws claims {{ ARGS }}
+    @{{ bin }}/vlws claims "$@"
 
 # lint, types and every test but nbval's (`just test -k knn` for some); each notebook runs once, at preset test
 [group('check')]
 test *ARGS: setup check
-    @{{ bin }}/pytest -n 2 --dist loadfile -m "not literals" {{ ARGS }}
+    @{{ bin }}/pytest -n 2 --dist loadfile -m "not literals" "$@"
 
 # execute every notebook at its own literals and compare texts and measured figures with what is committed
 [group('check')]
 nbval *ARGS: setup
-    @{{ bin }}/pytest -n 2 -m literals tests/notebooks/test_nbval.py {{ ARGS }}
+    @{{ bin }}/pytest -n 2 -m literals tests/notebooks/test_nbval.py "$@"
 
 # lint and types alone, seconds
 [group('check')]
@@ -71,14 +73,14 @@ check: setup
 # time the kernels against their peers in one run; keeps reports/results/08_kernels/bench.json
 [group('check')]
 bench *ARGS: setup
-    @{{ bin }}/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]' && {{ bin }}/python kernels/bench/run.py {{ ARGS }}
+    @{{ bin }}/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]' && {{ bin }}/python kernels/bench/run.py "$@"
 
 # check and time every kernel on one GPU, in under 8 minutes; keeps reports/results/08_kernels/gpu.json
 [group('check')]
 gpu *ARGS: setup
-    @{{ bin }}/python kernels/bench/gpu.py {{ ARGS }}
+    @{{ bin }}/python kernels/bench/gpu.py "$@"
 
 # retrain the shipped backbones (`just backbones blip2_emoji` for one)
 [group('check')]
-backbones *NAMES='clip_emoji llava_emoji blip2_emoji': setup
+backbones *NAMES='clip_emoji llava_emoji blip2_emoji blip2_facts': setup
     @for name in {{ NAMES }}; do {{ bin }}/python -m backbones.$name || exit 1; done

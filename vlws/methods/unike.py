@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from vlws.errors import InputError
 from vlws.models import memory
 from vlws.models.adapter import Adapter, Batch
-from vlws.models.editing import EditedModel, Images, encode, step_loss
+from vlws.models.editing import EditedModel, Images, encode, fact_text, step_loss
 from vlws.models.knowledge import Direction, Prepared
 from vlws.models.memory import AddedPairs, Bank, attend, layer_states, question_ends
 from vlws.models.upper import lower_states, upper_logits
@@ -181,7 +181,7 @@ class Edited(EditedModel):
         if (template := self.method.config.context) is None:
             return prompts
         facts = [
-            "".join(template.format(question=q.replace("<image>", "").strip(), answer=a) for q, a in model)
+            "".join(fact_text(template, question, answer) for question, answer in model)
             for model in zip(*told, strict=True)
         ]
         return [facts[i] + prompt for i, prompt in zip(edit.tolist(), prompts, strict=True)]

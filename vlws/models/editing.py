@@ -23,6 +23,14 @@ from vlws.models.upper import lower_states, upper_logits
 Images = Sequence[Sequence[ImageInput]]
 
 
+NEW_FACT = "new fact: {question} {answer}. "  # a fact in the text before a question, as blip2-facts has met it
+
+
+def fact_text(template: str, question: str, answer: str) -> str:
+    """A fact as a text, without its picture."""
+    return template.format(question=question.replace("<image>", "").strip(), answer=answer.strip())
+
+
 class Told(NamedTuple):
     """Logits "row len vocab", labels "row len" (-100 but on answers), and the rows' mask "row len"."""
 

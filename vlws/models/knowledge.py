@@ -1,7 +1,7 @@
 """What UniKE makes once of a base model, from questions with their true answers and the model's own wrong ones.
 
-Section 3.3 of Pan et al. 2024 (arXiv:2409.19872): of each edited layer a bank of states, two spaces, and the direction from
-what the model says wrongly to what is true. Nothing of it depends on an edit.
+Section 3.3 of Pan et al. 2024 (arXiv:2409.19872): of each edited layer a bank of states, two spaces, and the direction
+from what the model says wrongly to what is true. Nothing of it depends on an edit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -62,7 +62,7 @@ def prepare(
     seed: int = 0,
     linear: bool = False,
 ) -> dict[int, Prepared]:
-    """All that editing needs of a base model, layer by layer, from n questions with their true answers and the model's own wrong ones.
+    """All that editing needs of each layer, from n questions with true answers and the model's own wrong ones.
 
     final_token: the bank holds the last token of each answer alone, as the paper has it, not every token.
     """

@@ -236,6 +236,17 @@ def layer_states(
     return rows
 
 
+def question_states(
+    adapter: Adapter, prompts: Sequence[str], images: Sequence[Sequence[ImageInput]], layer: int | None = None
+) -> Tensor:
+    """By what a question is found, "question dim" float32 of unit length: t_q in front of a layer, half way up."""
+    at = adapter.num_layers // 2 if layer is None else layer
+    if not prompts:
+        return torch.zeros(0, adapter.hidden_size, device=adapter.device)
+    found = layer_states(adapter, [at], prompts, images, [" ?"] * len(prompts))[at]
+    return F.normalize(torch.stack([bank.sem[0] for bank in found]).float(), dim=-1)
+
+
 def question_ends(batch: Batch) -> Tensor:
     """t_q "row": the last token before the answer; without answers, the last token."""
     if batch.labels is not None:

@@ -14,16 +14,17 @@ from torch.nn import functional as F
 
 from vlws.data.mmedit import GENERALITY, EditCase, Question
 from vlws.errors import InputError
-from vlws.methods.baselines.ike import IKE, IKEConfig
 from vlws.models.adapter import Adapter
-from vlws.models.editing import EditedModel, Images
+from vlws.models.editing import NEW_FACT, EditedModel, Images, fact_text
+from vlws.models.memory import question_states
 
 
 @dataclass(frozen=True)
 class SERACConfig:
-    """image_locality: whether pictures out of scope are trained on; lr, steps of Adam."""
+    """image_locality: whether pictures out of scope are trained on; fact: template of an edit as a text; lr, steps."""
 
     image_locality: bool = True
+    fact: str = NEW_FACT
     width: int = 64
     lr: float = 3e-3
     steps: int = 300
@@ -37,7 +38,6 @@ class SERAC:
         if not cases:
             raise InputError("SERAC was given no cases to train its classifier of scope on; one is the least.")
         self.adapter, self.config = adapter, config or SERACConfig()
-        self.reader = IKE(adapter, IKEConfig())
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             dim, width = adapter.hidden_size, self.config.width
@@ -66,7 +66,7 @@ class SERAC:
         self.classifier.requires_grad_(False)
 
     def _states(self, questions: Sequence[Question]) -> Tensor:
-        return self.reader.states([q.text for q in questions], [q.images for q in questions])
+        return question_states(self.adapter, [q.text for q in questions], [q.images for q in questions])
 
     def scope(self, edits: Tensor, asked: Tensor) -> Tensor:
         """Log-odds that what is asked is in the scope of an edit, "row"; both states "row dim"."""
@@ -91,7 +91,7 @@ class Scoped(EditedModel):
         self.stored: list[Tensor] = []  # of each call of `edit`, states "model dim"
 
     def teach(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> None:
-        self.stored.append(self.method.reader.states(prompts, images))
+        self.stored.append(question_states(self.adapter, prompts, images))
 
     def forget(self, edits: int) -> None:
         del self.stored[-edits:]
@@ -100,11 +100,11 @@ class Scoped(EditedModel):
         return sum(stored.shape[-1] for stored in self.stored)
 
     def asked(self, prompts: Sequence[str], images: Images, edit: Tensor) -> list[str]:
-        states = self.method.reader.states(prompts, images)
+        states = question_states(self.adapter, prompts, images)
         odds = torch.stack([self.method.scope(stored[edit.cpu()], states) for stored in self.stored])  # step row
         found = []
         for row, (prompt, i) in enumerate(zip(prompts, edit.tolist(), strict=True)):
             best = int(odds[:, row].argmax())
             in_scope = float(odds[best, row]) > 0
-            found.append((self.method.reader.context(*self.taught[best][i]) if in_scope else "") + prompt)
+            found.append((fact_text(self.method.config.fact, *self.taught[best][i]) if in_scope else "") + prompt)
         return found
