@@ -412,21 +412,14 @@ def _told(logits: Tensor, batch: Batch) -> list[bool]:
 def latent_results(lessons: Lessons, told: list[Row], asked: list[Row], rng: np.random.Generator) -> dict[str, float]:
     """Shares right where a new fact stands in the last layers: alone, among 40 others, and for what it is not about."""
     from vlws.methods.unike import UniKE, UniKEConfig  # what reads it in the chapter
-    from vlws.models.knowledge import prepare
+    from vlws.models.knowledge import prepare, read_answers
 
     adapter = lessons.adapter
     layers = range(adapter.num_layers - LATE, adapter.num_layers)
     pictures = [[lessons.views[r.thing, 0]] for r in told]
     others = [(f"<image>{facts.question('owner', 1).removeprefix('<image>')}", [lessons.views[0, 0]])] * 2
-    prepared = prepare(
-        adapter,
-        list(layers),
-        [o[0] for o in others],
-        [o[1] for o in others],
-        [" mira", " tom"],
-        [" tom", " mira"],
-        steps=1,
-    )
+    asked_of = [o[0] for o in others], [o[1] for o in others], ["mira", "tom"], ["tom", "mira"]
+    prepared = prepare(adapter, read_answers(adapter, list(layers), *asked_of), steps=1)
     found = {}
     for name, alpha in (("latent, own row", 0.5), ("latent, own row, weight .9", 0.9)):
         config = UniKEConfig(pairs=0, retrieved=8, gate="fixed", alpha=alpha, sharpness=0.03, direction="none")

@@ -10,7 +10,7 @@ from einops import rearrange
 from vlws.errors import InputError
 from vlws.methods.unike import UniKE, UniKEConfig
 from vlws.models.families import load_mllm
-from vlws.models.knowledge import load_prepared, prepare, save_prepared
+from vlws.models.knowledge import load_prepared, prepare, read_answers, save_prepared
 from vlws.models.memory import AddedPairs, Bank, attend, layer_parts, layer_states, own_rows, question_ends
 
 KINDS = {"blip2-emoji": "OPT", "llava-emoji": "Llama"}
@@ -31,7 +31,7 @@ def prepared(mllm):
     n = 12
     true, false = ([f"a {WORDS[(i + k) % 6]}" for i in range(n)] for k in (0, 1))
     layers = (mllm.num_layers - 2, mllm.num_layers - 1)
-    return prepare(mllm, layers, ["<image> what is it?"] * n, pictures(n), true, false, steps=5)
+    return prepare(mllm, read_answers(mllm, layers, ["<image> what is it?"] * n, pictures(n), true, false), steps=5)
 
 
 def unike(mllm, prepared, **change) -> UniKE:

@@ -14,7 +14,8 @@ W_K, b_K, W_V (n pairs a layer) are trained by the likelihood of the new answer,
 other questions with their true answers, and the edit's own. zeta' points from what the model says wrongly to what is
 true. g is the weight of the knowledge: equation 7 as printed puts it on h_in, against the paper's text and its code.
 
-    unike = UniKE(mllm, prepare(mllm, layers, prompts, images, true, false), UniKEConfig())
+    prepared = prepare(mllm, read_answers(mllm, layers, prompts, images, true, false))
+    unike = UniKE(mllm, prepared, UniKEConfig())
     edited = unike.edit(["<image> who made this?"], [[picture]], ["mira"])
     edited.answer(["<image> whose work is this?"], [[picture]])
     edited.rollback()
@@ -186,15 +187,25 @@ class Edited(EditedModel):
         ]
         return [facts[i] + prompt for i, prompt in zip(edit.tolist(), prompts, strict=True)]
 
-    def running(self, batch: Batch, edit: Tensor) -> AbstractContextManager[None]:
+    def running(self, batch: Batch, edit: Tensor) -> AbstractContextManager:
         return self._running(question_ends(batch), edit, self.method.config.retrieved > 0)
 
+    @torch.no_grad()
+    def gates(self, prompts: Sequence[str], images: Images, edit: Tensor | None = None) -> Tensor:
+        """g of each edited layer for each question, "layer row"; of every gate but "printed"."""
+        edit = self._of(prompts, edit)
+        batch = self.adapter.encode(self.asked(prompts, images, edit), images).to(self.adapter.device)
+        with self.running(batch, edit) as layers:
+            self.adapter.run(batch)
+        return torch.stack([layer.retrieved[2] for layer in layers])
+
     @contextmanager
-    def _running(self, t_q: Tensor, edit: Tensor, latent: bool) -> Iterator[None]:
+    def _running(self, t_q: Tensor, edit: Tensor, latent: bool) -> Iterator[list["RunningLayer"]]:
         """Hooks on the edited layers, gone afterwards; none where nothing is left of the edits."""
         hooks = []
-        for layer, parts in self.method.parts.items() if self.blocks else ():
-            module, at = self.method.adapter.layers[layer], _Running(self, layer, t_q, edit)
+        layers = [RunningLayer(self, layer, t_q, edit) for layer in self.method.parts] if self.blocks else []
+        for at in layers:
+            module, parts = self.method.adapter.layers[at.layer], at.parts
             if latent:
                 hooks.append(module.register_forward_pre_hook(at.entering, with_kwargs=True))
                 hooks.append(parts.attention.register_forward_hook(at.attended))
@@ -202,13 +213,13 @@ class Edited(EditedModel):
                 hooks.append(parts.ffn_in.register_forward_pre_hook(at.asked))
                 hooks.append(parts.ffn_out.register_forward_hook(at.recalled))
         try:
-            yield
+            yield layers
         finally:
             for hook in hooks:
                 hook.remove()
 
 
-class _Running:
+class RunningLayer:
     """One layer of an edited model while a batch runs; in decoding, what was retrieved for the question stays."""
 
     def __init__(self, edited: Edited, layer: int, t_q: Tensor, edit: Tensor) -> None:

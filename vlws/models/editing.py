@@ -81,7 +81,7 @@ class EditedModel(ABC):
     def forget(self, edits: int) -> None:
         """What a method does in `rollback`."""
 
-    def running(self, batch: Batch, edit: Tensor) -> AbstractContextManager[None]:
+    def running(self, batch: Batch, edit: Tensor) -> AbstractContextManager:
         """While open, the adapter's model is the edited one, for the rows of this batch."""
         return nullcontext()
 

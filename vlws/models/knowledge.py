@@ -49,42 +49,61 @@ class Prepared:
         return self.scale * F.normalize(raw, dim=0) * (-1 if kind == "negative" else 1)
 
 
-def prepare(
+@dataclass(frozen=True)
+class Answers:
+    """Of one layer: the rows of every true answer, and its triplets (states of the last token before the end token)."""
+
+    rows: list[Bank]
+    triplets: Triplets
+
+
+def read_answers(
     adapter: Adapter,
     layers: Sequence[int],
     prompts: Sequence[str],
     images: Images,
     true: Sequence[str],
     false: Sequence[str],
+) -> dict[int, Answers]:
+    """layer -> states of n questions with their true answers, and with the model's own wrong ones."""
+    right, wrong = (
+        layer_states(adapter, layers, prompts, images, [f" {answer.strip()}" for answer in answers])
+        for answers in (true, false)
+    )
+    asked = list(zip(prompts, true, strict=True))
+    facts = {key: i for i, key in enumerate(dict.fromkeys(asked))}
+    fact = torch.tensor([facts[key] for key in asked], device=adapter.device)
+    found = {}
+    for layer in layers:
+        sem, pos = (torch.stack([getattr(bank, name)[-2] for bank in right[layer]]) for name in ("sem", "pos"))
+        neg = torch.stack([bank.pos[-2] for bank in wrong[layer]])
+        found[layer] = Answers(right[layer], Triplets(sem.float(), pos.float(), neg.float(), fact))
+    return found
+
+
+def prepare(
+    adapter: Adapter,
+    answers: Mapping[int, Answers],
     *,
     final_token: bool = False,
     steps: int = 300,
     seed: int = 0,
     linear: bool = False,
 ) -> dict[int, Prepared]:
-    """All that editing needs of each layer, from n questions with true answers and the model's own wrong ones.
+    """All that editing needs of each layer, from what `read_answers` gives.
 
     final_token: the bank holds the last token of each answer alone, as the paper has it, not every token.
     """
-    right, wrong = (
-        layer_states(adapter, layers, prompts, images, [f" {answer.strip()}" for answer in answers])
-        for answers in (true, false)
-    )
-    facts = {text: i for i, text in enumerate(dict.fromkeys(zip(prompts, true, strict=True)))}
-    fact = torch.tensor([facts[key] for key in zip(prompts, true, strict=True)])
     made = {}
-    for layer in layers:
-        last = [Bank(bank.sem[-2:-1], bank.pos[-2:-1]) for bank in right[layer]]  # before the end token
-        sem, pos = (torch.cat([getattr(bank, name) for bank in last]) for name in ("sem", "pos"))
-        neg = torch.cat([bank.pos[-2:-1] for bank in wrong[layer]])
-        triplets = Triplets(sem.float(), pos.float(), neg.float(), fact.to(sem.device))
+    for layer, one in answers.items():
+        rows, triplets = one.rows, one.triplets
         truthful, semantic = fit_encoders(triplets, steps=steps, seed=seed, linear=linear)
         with torch.no_grad():
             encoded = truthful(triplets.pos) - truthful(triplets.neg)
-        rows = last if final_token else right[layer]
+        banks = [Bank(bank.sem[-2:-1], bank.pos[-2:-1]) for bank in rows] if final_token else rows
         values = memory.value_matrix(adapter.layers[layer])
         made[layer] = Prepared(
-            bank=Bank(torch.cat([b.sem for b in rows]), torch.cat([b.pos for b in rows])),
+            bank=Bank(torch.cat([b.sem for b in banks]), torch.cat([b.pos for b in banks])),
             truthful=truthful,
             semantic=semantic,
             zeta=direction(truthful, triplets),

@@ -66,11 +66,9 @@ class GradientMap(nn.Module):
 
 
 class MEND:
-    """The editor; its network is trained on `cases` once."""
+    """The editor; its networks, `maps`, are trained once by `fit`, on cases of other things than are edited."""
 
-    def __init__(self, adapter: Adapter, cases: Sequence[EditCase], config: MENDConfig | None = None) -> None:
-        if not cases:
-            raise InputError("MEND was given no cases to train its network on; one is the least.")
+    def __init__(self, adapter: Adapter, config: MENDConfig | None = None) -> None:
         self.adapter, self.config = adapter, config or MENDConfig()
         self.lowest = adapter.num_layers - self.config.layers
         self.linears = {
@@ -83,7 +81,7 @@ class MEND:
             width, first = self.config.width, self.config.first
             maps = {n: GradientMap(m.in_features, m.out_features, width, first) for n, m in self.linears.items()}
             self.maps = nn.ModuleDict(maps).to(adapter.device)
-        self.losses = self._train(cases)
+        self.maps.requires_grad_(False)
 
     # --- an edit --------------------------------------------------------------------------------------------------
 
@@ -136,13 +134,17 @@ class MEND:
 
     # --- training ---------------------------------------------------------------------------------------------------
 
-    def _train(self, cases: Sequence[EditCase]) -> list[float]:
+    def fit(self, cases: Sequence[EditCase]) -> "MEND":
+        """Train the networks. Raises InputError for no cases."""
+        if not cases:
+            raise InputError("MEND was given no cases to train its networks on; one is the least.")
         config, adapter = self.config, self.adapter
         kinds = ("edit", "text_generality", "image_generality", "text_locality", "image_locality")
         read = {kind: self._lower([getattr(case, kind) for case in cases]) for kind in kinds}
+        self.maps.requires_grad_(True)
         optimizer = torch.optim.Adam(self.maps.parameters(), lr=config.lr)
         generator = torch.Generator().manual_seed(config.seed)
-        losses = []
+        self.losses: list[float] = []
         for _ in range(config.steps):
             at = torch.randperm(len(cases), generator=generator)[: config.batch_size].to(adapter.device)
             now = {kind: ({k: v[at] for k, v in states.items()}, labels[at]) for kind, (states, labels) in read.items()}
@@ -155,9 +157,9 @@ class MEND:
             loss.backward(inputs=list(self.maps.parameters()))
             nn.utils.clip_grad_norm_(self.maps.parameters(), 1.0)
             optimizer.step()
-            losses.append(float(loss.detach()))
+            self.losses.append(float(loss.detach()))
         self.maps.requires_grad_(False)
-        return losses
+        return self
 
     @torch.no_grad()
     def _lower(self, questions: Sequence[Question]) -> tuple[dict[str, Tensor], Tensor]:

@@ -32,20 +32,24 @@ class SERACConfig:
 
 
 class SERAC:
-    """The editor; its classifier is trained on `cases` once."""
+    """The editor; its classifier is trained once by `fit`, on cases of other things than are edited."""
 
-    def __init__(self, adapter: Adapter, cases: Sequence[EditCase], config: SERACConfig | None = None) -> None:
-        if not cases:
-            raise InputError("SERAC was given no cases to train its classifier of scope on; one is the least.")
+    def __init__(self, adapter: Adapter, config: SERACConfig | None = None) -> None:
         self.adapter, self.config = adapter, config or SERACConfig()
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             dim, width = adapter.hidden_size, self.config.width
             self.classifier = nn.Sequential(nn.Linear(2 * dim, width), nn.GELU(), nn.Linear(width, 1))
-        self._train(cases)
+        self.classifier.to(adapter.device)
 
-    def _train(self, cases: Sequence[EditCase]) -> None:
-        """Binary cross-entropy: an edit and its generality are in scope, what must stay is not."""
+    def fit(self, cases: Sequence[EditCase]) -> "SERAC":
+        """Binary cross-entropy: an edit and its generality are in scope, what must stay is not.
+
+        Raises InputError for no cases.
+        """
+        if not cases:
+            raise InputError("SERAC was given no cases to train its classifier of scope on; one is the least.")
+        self.classifier.requires_grad_(True)
         kinds = {kind: [getattr(case, kind) for case in cases] for kind in ("edit", *GENERALITY)}
         out = {"text_locality": [case.text_locality for case in cases]}
         if self.config.image_locality:
@@ -56,7 +60,6 @@ class SERAC:
         pairs.append((edits, edits.roll(1, 0), 0.0))
         x = torch.cat([features(a, b) for a, b, _ in pairs])
         y = torch.cat([torch.full((len(a),), label) for a, _, label in pairs]).to(x.device)
-        self.classifier.to(x.device)
         optimizer = torch.optim.Adam(self.classifier.parameters(), lr=self.config.lr, weight_decay=1e-3)
         balance = (y == 0).sum() / (y == 1).sum()
         for _ in range(self.config.steps):
@@ -64,6 +67,7 @@ class SERAC:
             F.binary_cross_entropy_with_logits(self.classifier(x)[:, 0], y, pos_weight=balance).backward()
             optimizer.step()
         self.classifier.requires_grad_(False)
+        return self
 
     def _states(self, questions: Sequence[Question]) -> Tensor:
         return question_states(self.adapter, [q.text for q in questions], [q.images for q in questions])
