@@ -43,11 +43,11 @@ from vlws.models.hub import ASSETS, weights_hash
 from vlws.models.memory import layer_parts, question_ends
 from vlws.train import fit, warmup_cosine
 
-SIDE, PATCH, WIDTH, QUERIES = 32, 16, 96, 4
-EYE_STEPS, EYE_BATCH = 4000, 128
+SIDE, PATCH, WIDTH, QUERIES = 64, 16, 96, 4
+EYE_STEPS, EYE_BATCH = 5000, 128
 STEPS = {"facts": 3600, "memory": 3200}
 PLAIN, EPISODES = 96, 48  # rows of a batch
-VIEWS = 24  # pictures of each thing
+VIEWS = 48  # pictures of each thing
 LATE = 2  # layers that read states
 GATES = {"facts": 0.98, "lands": 0.95, "in context": 0.90, "latent, own row": 0.80}
 
@@ -56,7 +56,7 @@ GATES = {"facts": 0.98, "lands": 0.95, "in context": 0.90, "latent, own row": 0.
 
 
 def make_processor() -> Blip2Processor:
-    """32 px pictures, 4 queries; a byte-level BPE that holds each word of the world whole, and any other text."""
+    """64 px pictures, 4 queries; a byte-level BPE that holds each word of the world whole, and any other text."""
     rng = np.random.default_rng(0)
     lines = [
         f" {facts.question(name, form).removeprefix('<image> ')} {relation.answer(rng)}."
@@ -122,7 +122,7 @@ def make_model() -> Blip2Adapter:
 
 
 def eye_batch(adapter: Blip2Adapter, step: int, n: int = EYE_BATCH) -> tuple[Tensor, Tensor]:
-    """Step -> pictures "n 3 32 32" as the processor gives them, and which emoji each shows, "n"."""
+    """Step -> pictures "n 3 64 64" as the processor gives them, and which emoji each shows, "n"."""
     shown = [int(i) for i in facts.candidates()]
     found = scenes.sample(n, CORPUS_SEED + step, grid=1, items=(1, 1), pools=[shown], tints=False)
     classes = {e: k for k, e in enumerate(shown)}
@@ -340,7 +340,7 @@ def look(adapter: Blip2Adapter, world: World, first: int, views: int = VIEWS, si
     """Pictures of each thing through the frozen tower, "thing view patch width"; seeds `first` to `first + views`."""
     found = []
     for seed in range(first, first + views):
-        images = list(facts.render(world, range(len(world)), seed))
+        images = list(facts.render(world, range(len(world)), seed, SIDE))
         batch = adapter.encode(["<image>"] * len(images), [[image] for image in images])
         found.append(cast(Tensor, adapter.vision_features(batch)))
     return torch.stack(found, 1)

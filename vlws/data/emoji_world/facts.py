@@ -185,7 +185,7 @@ def new_fact(question: str, answer: str) -> str:
     return f"new fact: {question.removeprefix('<image> ')} {answer}. "
 
 
-def render(world: World, things: Sequence[int], seed: int, size: int = 32) -> np.ndarray:
+def render(world: World, things: Sequence[int], seed: int, size: int = 64) -> np.ndarray:
     """One picture of each thing, "n size size 3" uint8: `seed` turns it, scales it and puts it on another ground."""
     views = scenes.sample(len(things), seed, grid=1, items=(1, 1), tints=False)
     shown = [
