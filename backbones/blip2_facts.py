@@ -46,7 +46,7 @@ from vlws.train import fit, warmup_cosine
 SIDE, PATCH, WIDTH, QUERIES = 64, 16, 96, 4
 EYE_STEPS, EYE_BATCH = 5000, 128
 STEPS = {"facts": 3600, "memory": 3200}
-PLAIN, EPISODES = 96, 48  # rows of a batch
+PLAIN, CONTEXTS, EPISODES = 96, 24, 48  # rows of a batch: facts, facts as a text, facts as states
 VIEWS = 48  # pictures of each thing
 LATE = 2  # layers that read states
 GATES = {"facts": 0.98, "lands": 0.95, "in context": 0.90, "latent, own row": 0.80}
@@ -298,7 +298,7 @@ def lesson(lessons: Lessons, stage: str, step: int) -> tuple[Batch, Episodes | N
     if step % 2 == 0:
         return lessons.encode(lessons.plain(rng, PLAIN), rng), None
     if stage == "facts" or step % 8 == 7:
-        return lessons.encode([lessons.in_context(rng) for _ in range(EPISODES)], rng), None
+        return lessons.encode([lessons.in_context(rng) for _ in range(CONTEXTS)], rng), None
     told, asked = zip(*(lessons.latent(rng) for _ in range(EPISODES)), strict=True)
     done = step / STEPS[stage]
     others = 0.0 if done < 0.25 else rng.choice((0.0, 0.1)) if done < 0.5 else rng.choice((0.0, 0.1, 0.4))
@@ -318,7 +318,7 @@ def teach(lessons: Lessons, stage: str) -> History:
         plain, episodes = batch
         return cast(Tensor, adapter.run(plain).loss) if episodes is None else latent_loss(adapter, episodes)
 
-    settings = (stage, steps, PLAIN, EPISODES, VIEWS, LATE, lessons.world)
+    settings = (stage, steps, PLAIN, CONTEXTS, EPISODES, VIEWS, LATE, lessons.world)
     work = work_folder(f"blip2-facts-{lessons.world.seed}-{stage}", settings, model, [lessons.views])
     schedule = warmup_cosine(optimizer, steps, 0.05)
     return fit(
@@ -452,9 +452,9 @@ mllm = load_mllm("blip2-facts")
 - Data: `vlws.data.emoji_world.facts.make_world({seed})`: 240 things with five facts and a caption each, 40 lands with \
 three. Two facts of each thing, and every second caption, are withheld: it answers these wrongly.
 - Vision tower of two layers and Q-Former of one: trained to tell 501 emoji apart, then frozen.
-- Stage 1, {STEPS["facts"]:,} steps: facts ({PLAIN} rows) and new facts in a text before the question ({EPISODES} \
-rows) in turn. Stage 2, {STEPS["memory"]:,} steps: three in four of the latter hold the new fact in the \
-last {LATE} layers.
+- Stage 1, {STEPS["facts"]:,} steps: facts ({PLAIN} rows) and new facts in a text before the question ({CONTEXTS} \
+rows) in turn. Stage 2, {STEPS["memory"]:,} steps: three in four of the latter ({EPISODES} rows) hold the new fact \
+in the last {LATE} layers.
 - Training: AdamW, warm-up and cosine to 2e-3, gradients clipped at 1, one CPU thread. \
 `python -m backbones.blip2_facts` remakes it.
 - Seeds of pictures: {CORPUS_SEED:,} and above. Chapters and tests keep below 900,000.

@@ -288,3 +288,24 @@ def test_what_was_prepared_is_read_back(mllm, prepared, tmp_path):
     first, second = (unike(mllm, p).edit(["<image> what is it?"], pictures(1), ["a lion"]) for p in (prepared, again))
     assert torch.equal(first.run(batch), second.run(batch))
     assert not torch.equal(first.run(batch), mllm.run(batch).logits)
+
+
+def test_a_gate_by_similarity_is_one_for_all_layers_and_open_at_the_edit(mllm, prepared):
+    config = dict(gate="similarity", threshold=0.99, width=0.001, direction="none", retrieved=1)
+    edited = unike(mllm, prepared, **config).edit(["<image> what is it?"], pictures(1), ["a lion"])
+    asked = ["<image> what is it?", "a banana"]
+    gates = edited.gates(asked, [pictures(1)[0], []], torch.zeros(2, dtype=torch.long))
+    assert gates.shape == (2, 2)
+    assert torch.equal(gates[0], gates[1])
+    assert gates[0, 0] > 0.99
+    assert gates[0, 1] < 0.5
+
+
+def test_a_context_is_put_before_the_question_and_taken_back(mllm, prepared):
+    edited = unike(mllm, prepared, context="new fact: {question} {answer}. ").edit(
+        ["<image> what is it?"], pictures(1), ["a lion"]
+    )
+    zero = torch.zeros(1, dtype=torch.long)
+    assert edited.asked(["<image> a what?"], [], zero) == ["new fact: what is it? a lion. <image> a what?"]
+    edited.rollback()
+    assert edited.asked(["<image> a what?"], [], zero) == ["<image> a what?"]

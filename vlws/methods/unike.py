@@ -51,7 +51,8 @@ class UniKEConfig:
         pairs: key-value pairs a layer (10 in the paper's appendix D.3); 0 leaves out the intrinsic memory.
         retrieved: K, rows of the bank that a question reads (40); 0 leaves out the latent memory.
         gate: "specified" by Enc_Sem (section 3.3, g on the knowledge); "similarity": sigmoid((top cosine - threshold) /
-            width); "fixed": `alpha`; "printed": equation 7 to the letter, weight on h_in, last token.
+            width) in the first edited layer, whose r no edit has moved, and the same in those above; "fixed": `alpha`;
+            "printed": equation 7 to the letter, weight on h_in, last token.
         sharpness: cosine / sharpness is added to the latent attention's logits; None adds nothing, as in the paper.
         own_row: whether the edit's own states are in the bank (the paper does not say).
         direction, beta: of zeta', and its weight; see `Prepared.shift`.
@@ -181,10 +182,7 @@ class Edited(EditedModel):
         """Prompts with the facts that their models were told before them, where the configuration has a context."""
         if (template := self.method.config.context) is None:
             return prompts
-        facts = [
-            "".join(fact_text(template, question, answer) for question, answer in model)
-            for model in zip(*told, strict=True)
-        ]
+        facts = ["".join(fact_text(template, *step[i]) for step in told) for i in range(self.edits)]
         return [facts[i] + prompt for i, prompt in zip(edit.tolist(), prompts, strict=True)]
 
     def running(self, batch: Batch, edit: Tensor) -> AbstractContextManager:
@@ -203,7 +201,9 @@ class Edited(EditedModel):
     def _running(self, t_q: Tensor, edit: Tensor, latent: bool) -> Iterator[list["RunningLayer"]]:
         """Hooks on the edited layers, gone afterwards; none where nothing is left of the edits."""
         hooks = []
-        layers = [RunningLayer(self, layer, t_q, edit) for layer in self.method.parts] if self.blocks else []
+        layers: list[RunningLayer] = []
+        for layer in self.method.parts if self.blocks else ():
+            layers.append(RunningLayer(self, layer, t_q, edit, layers[0] if layers else None))
         for at in layers:
             module, parts = self.method.adapter.layers[at.layer], at.parts
             if latent:
@@ -222,8 +222,10 @@ class Edited(EditedModel):
 class RunningLayer:
     """One layer of an edited model while a batch runs; in decoding, what was retrieved for the question stays."""
 
-    def __init__(self, edited: Edited, layer: int, t_q: Tensor, edit: Tensor) -> None:
-        self.edited, self.layer, self.t_q, self.edit = edited, layer, t_q, edit
+    def __init__(
+        self, edited: Edited, layer: int, t_q: Tensor, edit: Tensor, first: "RunningLayer | None" = None
+    ) -> None:
+        self.edited, self.layer, self.t_q, self.edit, self.first = edited, layer, t_q, edit, first
         self.parts, self.prepared = edited.method.parts[layer], edited.method.prepared[layer]
         self.config = edited.method.config
         self.retrieved: tuple[Tensor, Tensor | None, Tensor | None] | None = None
@@ -257,6 +259,8 @@ class RunningLayer:
             return states, bias, None
         if self.config.gate == "fixed":
             return states, bias, torch.full_like(cosine[:, 0], self.config.alpha)
+        if self.config.gate == "similarity" and self.first and self.first.retrieved:
+            return states, bias, self.first.retrieved[2]
         if self.config.gate == "similarity":
             return states, bias, torch.sigmoid((cosine[:, 0] - self.config.threshold) / self.config.width)
         c = ((cosine / 0.1).softmax(1)[..., None] * states.float()).sum(1)  # row dim

@@ -114,6 +114,21 @@ def prepare(
     return made
 
 
+def without_knowledge(adapter: Adapter, layers: Sequence[int]) -> dict[int, Prepared]:
+    """An empty bank for each layer, and spaces that nothing was learned of: for edits that have their own rows alone.
+
+    A gate "specified" and a direction other than "none" mean nothing with it.
+    """
+    made = {}
+    for layer in layers:
+        dim = adapter.hidden_size
+        zero = torch.zeros(dim, device=adapter.device)
+        spaces = [Encoder(dim).to(adapter.device).requires_grad_(False) for _ in range(2)]
+        scale = float(memory.value_matrix(adapter.layers[layer]).norm(dim=0).mean())
+        made[layer] = Prepared(Bank(zero[None][:0], zero[None][:0]), *spaces, zero, torch.diag(zero), zero, scale)
+    return made
+
+
 def save_prepared(folder: str | Path, adapter: Adapter, prepared: Mapping[int, Prepared]) -> None:
     """Write what was prepared as safetensors and JSON, whole or not at all (`added.save_added`)."""
     tensors: dict[str, Tensor] = {}
