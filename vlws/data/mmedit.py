@@ -126,6 +126,20 @@ def read_mmedit(
     return [_case(record, root, prompt, locality_prompt) for record in records]
 
 
+def read_folder(folder: str | Path, *, prompt: str = VQA_PROMPT) -> list[EditCase]:
+    """The cases of `edits.json` in a folder, with the folder's pictures (`read_mmedit`).
+
+    Raises:
+        InputError: no such file, and what `read_mmedit` refuses.
+    """
+    path = Path(folder).expanduser() / "edits.json"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds no edits.json; accepted is a folder with that file of MMEdit's form, and pictures."
+        )
+    return read_mmedit(path, path.parent, prompt=prompt, locality_prompt=prompt)
+
+
 def _check_prompts(*prompts: str) -> None:
     for prompt in prompts:
         if prompt.count("{}") != 1 or PLACEHOLDER in prompt:
