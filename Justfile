@@ -84,3 +84,8 @@ gpu *ARGS: setup
 [group('check')]
 backbones *NAMES='clip_emoji llava_emoji blip2_emoji blip2_facts': setup
     @for name in {{ NAMES }}; do {{ bin }}/python -m backbones.$name || exit 1; done
+
+# train further bases for chapter 02's full run, one a seed, some 30 minutes each (`just bases 1 2`); they stay in .cache
+[group('check')]
+bases *SEEDS='1 2': setup
+    @for seed in {{ SEEDS }}; do {{ bin }}/python -m backbones.blip2_facts --seed $seed --out .cache/bases/blip2-facts-$seed || exit 1; done
