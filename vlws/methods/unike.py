@@ -178,7 +178,7 @@ class Edited(EditedModel):
         self, prompts: Sequence[str], edit: Tensor, told: Sequence[Sequence[tuple[str, str]]]
     ) -> Sequence[str]:
         """Prompts with the facts that their models were told before them, where the configuration has a context."""
-        if (template := self.method.config.context) is None:
+        if (template := self.method.config.context) is None or not told:
             return prompts
         facts = [
             "".join(fact_text(template, question, answer) for question, answer in model)
