@@ -96,16 +96,6 @@ def prepare(
     return made
 
 
-def fingerprint(prepared: Mapping[int, Prepared]) -> str:
-    """What tells preparations apart, 16 letters: a hash of each layer's bank and directions."""
-    digest = hashlib.sha256()
-    for layer, one in sorted(prepared.items()):
-        digest.update(f"{layer} {one.scale}".encode())
-        for part in (one.bank.sem, one.bank.pos, one.zeta, one.ridge, one.mean):
-            digest.update(part.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def save_prepared(folder: str | Path, adapter: Adapter, prepared: Mapping[int, Prepared]) -> None:
     """Write what was prepared as safetensors and JSON, whole or not at all (`added.save_added`)."""
     tensors: dict[str, Tensor] = {}
@@ -136,3 +126,13 @@ def load_prepared(folder: str | Path, adapter: Adapter) -> dict[int, Prepared]:
         bank, scale = Bank(parts["sem"], parts["pos"]), config["scale"][str(layer)]
         made[layer] = Prepared(bank, *encoders, parts["zeta"], parts["ridge"], parts["mean"], scale)
     return made
+
+
+def fingerprint(prepared: Mapping[int, Prepared]) -> str:
+    """What tells preparations apart, 16 letters: a hash of each layer's bank and directions."""
+    digest = hashlib.sha256()
+    for layer, one in sorted(prepared.items()):
+        digest.update(f"{layer} {one.scale}".encode())
+        for part in (one.bank.sem, one.bank.pos, one.zeta, one.ridge, one.mean):
+            digest.update(part.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
