@@ -108,7 +108,7 @@ def without(name: str) -> dict:
         ([RECORD | {"alt": ""}], 'record 0, has "" as its alt; accepted is a text of a word or more'),
         ([RECORD | {"alt": None}], "record 0, has null as its alt"),
         ([RECORD | {"m_loc_a": " "}], 'record 0, has " " as its m_loc_a'),
-        ([RECORD | {"alt": "tom"}], r"record 0, has the target 'tom', which the model says already .*keep_known=True"),
+        ([RECORD | {"alt": "tom"}], r"record 0, has the target 'tom', which the model says already.*keep_known=True"),
         ([RECORD | {"image": "b.png"}], r"record 0, names the picture b\.png, which is not in "),
         ([RECORD | {"image_rephrase": "b.png"}], r"record 0, names the picture b\.png"),
         ([RECORD | {"m_loc": "b.png"}], r"record 0, names the picture b\.png"),

@@ -9,6 +9,7 @@ from einops import rearrange
 
 from vlws.errors import InputError
 from vlws.methods.unike import UniKE, UniKEConfig
+from vlws.models.editing_scores import Unedited
 from vlws.models.families import load_mllm
 from vlws.models.knowledge import load_prepared, prepare, read_answers, save_prepared
 from vlws.models.memory import AddedPairs, Bank, attend, layer_parts, layer_states, own_rows, question_ends
@@ -205,6 +206,39 @@ def test_decoding_goes_on_from_what_was_retrieved_for_the_question(mllm, prepare
             assert torch.equal(predicted, batch.input_ids[0][answer][:-1])
             spoken += 1
     assert spoken >= 2
+
+
+@pytest.mark.parametrize("direction", ["ridge", "per edit"])
+def test_edits_are_saved_and_read_back(mllm, prepared, tmp_path, direction):
+    method = unike(mllm, prepared, direction=direction, steps=2, context="new fact: {question} {answer}. ")
+    edited = method.edit(["<image> what is it?"] * 2, pictures(2), ["a lion", "a train"])
+    edited.edit(["<image> a what?"] * 2, pictures(2, 5), ["a red banana", "a melon"])
+    edited.save_pretrained(tmp_path / "edits")
+    save_prepared(tmp_path / "base", mllm, prepared)
+    again = UniKE(mllm, load_prepared(tmp_path / "base", mllm)).load(tmp_path / "edits")
+    asked = ["<image> what is it?", "<image> a what is that?"], pictures(2, 1), ["a lion", "a red banana"]
+    row = torch.tensor([1, 0])
+    assert (again.edits, again.taught, again.added()) == (2, edited.taught, edited.added())
+    assert torch.equal(again.logits(*asked, row).logits, edited.logits(*asked, row).logits)
+    for one in (edited, again):
+        one.rollback()
+    assert torch.equal(again.logits(*asked, row).logits, edited.logits(*asked, row).logits)
+    again.rollback()
+    assert torch.equal(again.logits(*asked, row).logits, Unedited(mllm, 1).logits(*asked).logits)
+    assert sorted(path.name for path in (tmp_path / "edits").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_edits_beside_other_preparations_are_refused(mllm, prepared, tmp_path):
+    unike(mllm, prepared, steps=1).edit(["<image> a"], pictures(1), ["a lion"]).save_pretrained(tmp_path / "edits")
+    last = max(prepared)
+    other = {**prepared, last: replace(prepared[last], zeta=prepared[last].zeta + 1)}
+    with pytest.raises(InputError, match="holds edits made beside other preparations, of layers "):
+        UniKE(mllm, other).load(tmp_path / "edits")
+    with pytest.raises(InputError, match=r"accepted are those that this UniKE was made with, of layers \["):
+        UniKE(mllm, {last: prepared[last]}).load(tmp_path / "edits")
+    save_prepared(tmp_path / "base", mllm, prepared)
+    with pytest.raises(InputError, match="holds Prepared, not UniKE"):
+        UniKE(mllm, prepared).load(tmp_path / "base")
 
 
 def test_the_end_of_a_question(mllm):

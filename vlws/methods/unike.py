@@ -25,7 +25,8 @@ Nothing of the model is changed: hooks stand only while an edited model runs.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal, cast
 
 import torch
@@ -35,8 +36,9 @@ from torch.nn import functional as F
 from vlws.errors import InputError
 from vlws.models import memory
 from vlws.models.adapter import Adapter, Batch
+from vlws.models.added import grouped, load_added, save_added
 from vlws.models.editing import EditedModel, Images, encode, fact_text, step_loss
-from vlws.models.knowledge import Direction, Prepared
+from vlws.models.knowledge import Direction, Prepared, fingerprint
 from vlws.models.memory import AddedPairs, Bank, attend, layer_states, question_ends
 from vlws.models.upper import lower_states, upper_logits
 
@@ -100,6 +102,25 @@ class UniKE:
         """
         return Edited(self, len(prompts)).edit(prompts, images, targets)
 
+    def load(self, folder: str | Path) -> "Edited":
+        """The edited models that `Edited.save_pretrained` wrote, with the configuration of their edits.
+
+        Raises:
+            InputError: a folder of another method, damaged, of a model of other sizes, or of edits beside other
+                preparations than `prepared`.
+        """
+        about, tensors = load_added(folder, "UniKE", self.adapter.sizes)
+        if about["prepared"] != fingerprint(self.prepared):
+            raise InputError(
+                f"{folder} holds edits made beside other preparations, of layers {about['layers']}; accepted are those "
+                f"that this UniKE was made with, of layers {list(self.prepared)}."
+            )
+        edited = Edited(UniKE(self.adapter, self.prepared, UniKEConfig(**about["config"])), about["edits"])
+        for step, facts in enumerate(about["taught"]):
+            edited.restore({name: value.to(self.adapter.device) for name, value in grouped(tensors)[str(step)].items()})
+            edited.taught.append([(question, answer) for question, answer in facts])
+        return edited
+
 
 class Edited(EditedModel):
     """Models edited by UniKE: what was added, in the order of the edits; earlier pairs stay as they are."""
@@ -119,6 +140,13 @@ class Edited(EditedModel):
         batch = encode(adapter, self._with_facts(prompts, everyone, told), images, targets)
         answers = [f" {target.strip()}" for target in targets]
         self.rows.append(layer_states(adapter, list(self.method.prepared), prompts, images, answers))
+        self._append()
+        if config.pairs:
+            self._fit(batch)
+
+    def _append(self) -> None:
+        """Pairs, and W_zeta, of one edit more, untrained."""
+        adapter, config = self.adapter, self.method.config
         generator = torch.Generator().manual_seed(config.seed + len(self.blocks))
         self.blocks.append({})
         self.maps.append({})
@@ -129,8 +157,6 @@ class Edited(EditedModel):
             if config.direction == "per edit":
                 zeros = torch.zeros(self.edits, adapter.hidden_size, adapter.hidden_size, device=adapter.device)
                 self.maps[-1][layer] = nn.Parameter(zeros)
-        if config.pairs:
-            self._fit(batch)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Those of the last edit: keys, biases and values of every edited layer (and W_zeta, where learned)."""
@@ -173,6 +199,35 @@ class Edited(EditedModel):
         rows = sum(bank.pos.numel() + bank.sem[:1].numel() for row in self.rows for b in row.values() for bank in b)
         return (pairs + rows * self.method.config.own_row) // self.edits
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write what the edits added, as safetensors and JSON; `UniKE.load` reads it beside the same preparations.
+
+        Raises InputError for a folder that holds anything else, OSError where the disk refuses.
+        """
+        tensors: dict[str, Tensor] = {}
+        for step, (block, maps, rows) in enumerate(zip(self.blocks, self.maps, self.rows, strict=True)):
+            for layer, pairs in block.items():
+                parts: dict[str, Tensor] = {f"pairs/{name}": p for name, p in pairs.named_parameters()}
+                parts |= {"map": maps[layer]} if layer in maps else {}
+                parts |= {f"sem/{i}": bank.sem[:1] for i, bank in enumerate(rows[layer])}  # once for all its rows
+                parts |= {f"pos/{i}": bank.pos for i, bank in enumerate(rows[layer])}
+                tensors |= {f"{step}.{layer}.{name}": value for name, value in parts.items()}
+        about = {"config": asdict(self.method.config), "edits": self.edits, "taught": self.taught}
+        about |= {"layers": list(self.method.prepared), "prepared": fingerprint(self.method.prepared)}
+        save_added(folder, "UniKE", about, self.adapter.sizes, tensors)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """One edit more, as it was saved: "layer.part" -> values."""
+        self._append()
+        self.rows.append({})
+        for layer, parts in ((int(key), value) for key, value in grouped(tensors).items()):
+            for name, p in self.blocks[-1][layer].named_parameters():
+                p.data = parts[f"pairs/{name}"]
+            if layer in self.maps[-1]:
+                self.maps[-1][layer].data = parts["map"]
+            pos = [parts[f"pos/{i}"] for i in range(self.edits)]
+            self.rows[-1][layer] = [Bank(parts[f"sem/{i}"].expand_as(p), p) for i, p in enumerate(pos)]
+
     def asked(self, prompts: Sequence[str], images: Images, edit: Tensor) -> Sequence[str]:
         return self._with_facts(prompts, edit, self.taught)
 
@@ -180,7 +235,7 @@ class Edited(EditedModel):
         self, prompts: Sequence[str], edit: Tensor, told: Sequence[Sequence[tuple[str, str]]]
     ) -> Sequence[str]:
         """Prompts with the facts that their models were told before them, where the configuration has a context."""
-        if (template := self.method.config.context) is None:
+        if (template := self.method.config.context) is None or not told:
             return prompts
         facts = ["".join(fact_text(template, *step[i]) for step in told) for i in range(self.edits)]
         return [facts[i] + prompt for i, prompt in zip(edit.tolist(), prompts, strict=True)]

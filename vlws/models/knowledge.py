@@ -4,6 +4,7 @@ Section 3.3 of Pan et al. 2024 (arXiv:2409.19872): of each edited layer a bank o
 from what the model says wrongly to what is true. Nothing of it depends on an edit.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,3 +160,13 @@ def load_prepared(folder: str | Path, adapter: Adapter) -> dict[int, Prepared]:
         bank, scale = Bank(parts["sem"], parts["pos"]), config["scale"][str(layer)]
         made[layer] = Prepared(bank, *encoders, parts["zeta"], parts["ridge"], parts["mean"], scale)
     return made
+
+
+def fingerprint(prepared: Mapping[int, Prepared]) -> str:
+    """What tells preparations apart, 16 letters: a hash of each layer's bank and directions."""
+    digest = hashlib.sha256()
+    for layer, one in sorted(prepared.items()):
+        digest.update(f"{layer} {one.scale}".encode())
+        for part in (one.bank.sem, one.bank.pos, one.zeta, one.ridge, one.mean):
+            digest.update(part.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -53,10 +53,12 @@ class SERAC:
         kinds = {kind: [getattr(case, kind) for case in cases] for kind in ("edit", *GENERALITY)}
         out = {"text_locality": [case.text_locality for case in cases]}
         if self.config.image_locality:
-            out |= {"image_locality": [case.image_locality for case in cases], "near": [c.near[0] for c in cases]}
+            out["image_locality"] = [case.image_locality for case in cases]
         edits = self._states(kinds["edit"])
         pairs = [(edits, self._states(asked), 1.0) for asked in kinds.values()]
         pairs += [(edits, self._states(asked), 0.0) for asked in out.values() if asked]
+        near = [i for i, case in enumerate(cases) if case.near and self.config.image_locality]  # MMEdit has none
+        pairs.append((edits[near], self._states([cases[i].near[0] for i in near]), 0.0))
         pairs.append((edits, edits.roll(1, 0), 0.0))
         x = torch.cat([features(a, b) for a, b, _ in pairs])
         y = torch.cat([torch.full((len(a),), label) for a, _, label in pairs]).to(x.device)
@@ -104,6 +106,8 @@ class Scoped(EditedModel):
         return sum(stored.shape[-1] for stored in self.stored)
 
     def asked(self, prompts: Sequence[str], images: Images, edit: Tensor) -> list[str]:
+        if not self.stored:
+            return list(prompts)
         states = question_states(self.adapter, prompts, images)
         odds = torch.stack([self.method.scope(stored[edit.cpu()], states) for stored in self.stored])  # step row
         found = []
