@@ -46,7 +46,7 @@ from vlws.train import fit, warmup_cosine
 SIDE, PATCH, WIDTH, QUERIES = 64, 16, 96, 4
 EYE_STEPS, EYE_BATCH = 5000, 128
 STEPS = {"facts": 3600, "memory": 3200}
-PLAIN, CONTEXTS, EPISODES = 96, 24, 48  # rows of a batch: facts, facts as a text, facts as states
+PLAIN, CONTEXTS, EPISODES = 96, 48, 48  # rows of a batch: facts, facts as a text, facts as states
 VIEWS = 48  # pictures of each thing
 LATE = 2  # layers that read states
 GATES = {"facts": 0.98, "lands": 0.95, "in context": 0.90, "latent, own row": 0.80}
@@ -320,7 +320,8 @@ def teach(lessons: Lessons, stage: str) -> History:
 
     settings = (stage, steps, PLAIN, CONTEXTS, EPISODES, VIEWS, LATE, lessons.world)
     work = work_folder(f"blip2-facts-{lessons.world.seed}-{stage}", settings, model, [lessons.views])
-    schedule = warmup_cosine(optimizer, steps, 0.05)
+    constant = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, 1.0, 200)  # and then as it is: stage 2 goes on
+    schedule = constant if stage == "facts" else warmup_cosine(optimizer, steps, 0.05)
     return fit(
         model,
         loss,
@@ -455,7 +456,7 @@ three. Two facts of each thing, and every second caption, are withheld: it answe
 - Stage 1, {STEPS["facts"]:,} steps: facts ({PLAIN} rows) and new facts in a text before the question ({CONTEXTS} \
 rows) in turn. Stage 2, {STEPS["memory"]:,} steps: three in four of the latter ({EPISODES} rows) hold the new fact \
 in the last {LATE} layers.
-- Training: AdamW, warm-up and cosine to 2e-3, gradients clipped at 1, one CPU thread. \
+- Training: AdamW at 2e-3 (stage 2 with a cosine), gradients clipped at 1, one CPU thread. \
 `python -m backbones.blip2_facts` remakes it.
 - Seeds of pictures: {CORPUS_SEED:,} and above. Chapters and tests keep below 900,000.
 - Licence: MIT, as the workspace; the pictures are named in NOTICE.

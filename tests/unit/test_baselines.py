@@ -1,5 +1,7 @@
 """What UniKE is compared with: every method learns, leaves the base as it was, and takes back to the bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from vlws.methods.baselines.serac import SERAC, SERACConfig
 from vlws.methods.baselines.t_patcher import TPatcher, TPatcherConfig
 from vlws.methods.unike import UniKE, UniKEConfig
 from vlws.models.editing import encode
-from vlws.models.editing_scores import one_step
+from vlws.models.editing_scores import Unedited, one_step
 from vlws.models.families import load_mllm
 from vlws.models.knowledge import without_knowledge
 
@@ -151,6 +153,13 @@ def test_serac_puts_the_edit_before_its_own_question_alone(mllm, made):
         [CASES[0].edit.text, CASES[0].text_locality.text], [CASES[0].edit.images, ()], torch.zeros(2, dtype=torch.long)
     )
     assert [text.startswith("new fact:") for text in asked] == [True, False]
+
+
+def test_serac_learns_without_near_questions_and_is_emptied(mllm):
+    method = SERAC(mllm, SERACConfig(steps=2)).fit([replace(case, near=()) for case in CASES])
+    edited = method.edit(*parts(CASES[:1]))
+    edited.rollback()
+    assert torch.equal(edited.logits(*parts(CASES[:1])).logits, Unedited(mllm, 1).logits(*parts(CASES[:1])).logits)
 
 
 def test_mend_learns_to_make_edits(mllm):
