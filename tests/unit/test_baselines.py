@@ -17,8 +17,8 @@ from vlws.methods.baselines.mend import MEND, MENDConfig
 from vlws.methods.baselines.serac import SERAC, SERACConfig
 from vlws.methods.baselines.t_patcher import TPatcher, TPatcherConfig
 from vlws.methods.unike import UniKE, UniKEConfig
-from vlws.models.editing import encode
-from vlws.models.editing_scores import Unedited, one_step
+from vlws.models.editing import Unedited, encode
+from vlws.models.editing_scores import one_step
 from vlws.models.families import load_mllm
 from vlws.models.knowledge import without_knowledge
 

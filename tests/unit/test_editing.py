@@ -14,8 +14,8 @@ from vlws.data.mmedit import GENERALITY, KINDS, LOCALITY, EditCase, Question
 from vlws.errors import InputError
 from vlws.methods.baselines.t_patcher import TPatcher, TPatcherConfig
 from vlws.models import editing_scores
-from vlws.models.editing import ChangedWeights, EditedModel, Told, check_untied, fact_text, step_loss
-from vlws.models.editing_scores import Base, Unedited, evaluate, in_sequence, one_step, summary, with_features
+from vlws.models.editing import ChangedWeights, EditedModel, Told, Unedited, check_untied, fact_text, step_loss
+from vlws.models.editing_scores import Base, evaluate, in_sequence, one_step, summary, with_features
 from vlws.models.families import load_mllm
 from vlws.models.memory import ffn_linears
 

@@ -9,7 +9,7 @@ from einops import rearrange
 
 from vlws.errors import InputError
 from vlws.methods.unike import UniKE, UniKEConfig
-from vlws.models.editing_scores import Unedited
+from vlws.models.editing import Unedited
 from vlws.models.families import load_mllm
 from vlws.models.knowledge import load_prepared, prepare, read_answers, save_prepared
 from vlws.models.memory import AddedPairs, Bank, attend, layer_parts, layer_states, own_rows, question_ends

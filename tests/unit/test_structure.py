@@ -21,7 +21,16 @@ LONGER = {  # file -> why it is longer than MAX_LINES
 # what the modules of each room may import, beside their own room and BASE; the first room that fits counts
 BASE = ("vlws.errors", "vlws.files", "vlws.paths", "vlws.fingerprint", "vlws.stats", "vlws.mime", "vlws.training_log")
 ROOMS = {
-    "vlws.lab": ("vlws.claims", "vlws.verdicts", "vlws.display", "vlws.data", "vlws.models.hub", "vlws_kernels"),
+    "vlws.lab": (
+        "vlws.claims",
+        "vlws.verdicts",
+        "vlws.display",
+        "vlws.data",
+        "vlws.models.hub",
+        "vlws_kernels",
+        "vlws.edit",
+    ),
+    "vlws.edit": ("vlws.methods", "vlws.models", "vlws.data"),
     "vlws.methods": ("vlws.models", "vlws.data", "vlws.train", "vlws_kernels"),
     "vlws.models": ("vlws.data", "vlws.train", "vlws_kernels"),
     "vlws.data.emoji_world": ("vlws.data",),

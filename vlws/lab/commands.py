@@ -46,6 +46,51 @@ def run(
 
 
 @app.command()
+def edit(
+    edits: Annotated[Path, typer.Argument(help="A JSON file of edits in MMEdit's form.")],
+    backbone: Annotated[str, typer.Option(help="A LLaVA or BLIP-2: a folder, a hub id, or a shipped model.")],
+    method: Annotated[str, typer.Option(help="unike, finetune, lora, t-patcher or ike.")] = "unike",
+    images: Annotated[
+        Path | None, typer.Option(help="The folder of the pictures; that of the file by default.", show_default=False)
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="What stands around a question.")] = "Question: {} Short answer:",
+    steps: Annotated[int, typer.Option(help="Of the training of each edit.")] = 40,
+    lr: Annotated[float | None, typer.Option(help="Rate; the method's own by default.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Where UniKE's edits are written.", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Make edits in a checkpoint, one after the other, score them after the last, and take them back.
+
+    Example: vlws edit edits.json --backbone Salesforce/blip2-opt-2.7b --out edited
+    """
+    from vlws.edit import apply
+
+    done = apply(
+        edits, backbone, method=method, images=images, prompt=prompt, steps=steps, lr=lr, out=out, device=device
+    )
+    answer(as_json, done, _edited(done))
+
+
+def _edited(done: dict[str, Any]) -> str:
+    """What came of edits: each with what the model said before and says now, and the five scores."""
+    rows = [[row["question"], row["target"], row["before"], row["after"]] for row in done["edits"]]
+    scores = [
+        [kind.replace("_", " "), f"{100 * done['scores'][f'{kind}/{metric}']:.1f}"]
+        for kind, metric in (
+            *((kind, "tokens") for kind in ("reliability", "text_generality", "image_generality")),
+            *((kind, "agreement") for kind in ("text_locality", "image_locality")),
+        )
+    ]
+    told = [aligned(["question", "target", "before", "after"], rows, width()), ""]
+    told += [aligned([f"{len(rows)} edits by {done['method']}", "points"], scores, width()), ""]
+    if done["already"]:
+        told.append(f"{done['already']} targets were the model's answer before any edit.")
+    told.append(f"taken back, and the model is as it was: {done['rolled_back']}")
+    return "\n".join([*told, *([f"edits written: {done['out']}"] if done["out"] else [])])
+
+
+@app.command()
 def sweep(
     chapter: Annotated[str, typer.Argument(help="A chapter by id, slug or name.")],
     param: Annotated[

@@ -129,6 +129,16 @@ class EditedModel(ABC):
         return given.to(self.adapter.device)
 
 
+class Unedited(EditedModel):
+    """The base model, through the same door."""
+
+    def teach(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> None:
+        return None
+
+    def forget(self, edits: int) -> None:
+        return None
+
+
 class Editor(Protocol):
     """A method, ready to edit copies of one base model."""
 

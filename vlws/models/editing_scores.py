@@ -21,19 +21,9 @@ from torch import Tensor
 from vlws.data.mmedit import GENERALITY, LOCALITY, EditCase, Question
 from vlws.errors import InputError
 from vlws.models.adapter import IGNORED, Adapter, ImageInput
-from vlws.models.editing import EditedModel, Editor, Images, Told
+from vlws.models.editing import EditedModel, Editor, Images, Told, Unedited
 
 Scores = dict[str, np.ndarray]  # "kind/metric" -> "case" float
-
-
-class Unedited(EditedModel):
-    """The base model, through the same door."""
-
-    def teach(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> None:
-        return None
-
-    def forget(self, edits: int) -> None:
-        return None
 
 
 @dataclass(frozen=True)
