@@ -184,9 +184,17 @@ def _loaded(code: types.CodeType) -> set[str]:
 
 
 def imported(source: str, package: str = "") -> set[str]:
-    """Modules of ours that a source imports, wherever in it the import stands."""
+    """Modules of ours that a source imports, wherever in it the import stands.
+
+    >>> sorted(imported("from vlws import paths, stats"))
+    ['vlws', 'vlws.paths', 'vlws.stats']
+    """
+    return _imports(_parsed(source), package)
+
+
+def _imports(tree: ast.AST, package: str) -> set[str]:
     found = set()
-    for node in ast.walk(_parsed(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -199,6 +207,25 @@ def imported(source: str, package: str = "") -> set[str]:
     return {name for name in found if _is_ours(name) and _file(name)}
 
 
+@cache
+def _read(path: Path, package: str, changed: int) -> tuple[frozenset[str], bytes]:
+    """(modules of ours that a file imports, its code without docstrings, comments and layout); read once a change."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imports = _imports(tree, package)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and body:
+            first = body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and type(first.value.value) is str:
+                del body[0]
+    return frozenset(imports), ast.dump(tree).encode()
+
+
+def _contents(module: str, path: Path) -> tuple[frozenset[str], bytes]:
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return _read(path, package, path.stat().st_mtime_ns)
+
+
 def reached(modules: Iterable[str]) -> set[str]:
     """The modules and, transitively, every module of ours that they import."""
     found: set[str] = set()
@@ -209,8 +236,7 @@ def reached(modules: Iterable[str]) -> set[str]:
             found.add(module)
             path = _file(module)
             if path and _is_ours(module):
-                package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-                waiting.extend(imported(path.read_text(encoding="utf-8"), package))
+                waiting.extend(_contents(module, path)[0])
     return found
 
 
@@ -234,6 +260,6 @@ def _file(module: str) -> Path | None:
 
 
 def module_source(module: str) -> bytes:
-    """The source of a module (its name, where it has none)."""
+    """What a module does: its code, whatever its docstrings, comments and layout (its name, where it has no file)."""
     path = _file(module)
-    return path.read_bytes() if path else module.encode()
+    return _contents(module, path)[1] if path else module.encode()
