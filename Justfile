@@ -37,13 +37,15 @@ doctor *ARGS: setup
 
 # run chapters (all; or `just run 04 -p seeds=5 --preset full`), then write reports/site/index.html
 [group('run')]
+[no-exit-message]
 run *ARGS: setup
-    @{{ bin }}/vlws run "$@" && rc=0 || rc=$?; {{ bin }}/vlws report && exit $rc
+    @{{ bin }}/vlws run "$@" && rc=0 || rc=$?; [ $rc = 2 ] || {{ bin }}/vlws report; exit $rc
 
-# run a chapter over a grid: `just sweep 04 -p lr=1e-3,1e-4 -p seeds=3`
+# run a chapter over a grid, then write the report: `just sweep 04 -p lr=1e-3,1e-4 -p seeds=3`
 [group('run')]
+[no-exit-message]
 sweep *ARGS: setup
-    @{{ bin }}/vlws sweep "$@"
+    @{{ bin }}/vlws sweep "$@" && rc=0 || rc=$?; [ $rc = 2 ] || {{ bin }}/vlws report; exit $rc
 
 # write the offline report, reports/site/index.html, from the newest runs
 [group('report')]

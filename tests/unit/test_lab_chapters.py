@@ -178,7 +178,8 @@ def test_a_broken_notebook_is_named(workspace, text, message):
 
 def test_presets_replace_literals(workspace, one):
     presets = workspace / "notebooks" / "presets.yml"
-    assert chapters.preset_values(one, "full") == {}
+    with pytest.raises(InputError, match="chapter 04 has no preset 'full'; it has cpu"):
+        chapters.preset_values(one, "full")
     presets.write_text('"04": {full: {seeds: 5, lr: 1e-4}}')
     assert chapters.preset_values(one, "full") == {"seeds": 5, "lr": 1e-4}
     assert chapters.preset_values(one, "cpu") == {}

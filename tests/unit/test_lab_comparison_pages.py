@@ -191,19 +191,32 @@ def test_runs_that_changed_the_same_parameters_are_a_sweep():
         record("g", status="running", params=lr(0.5)),
         record("h", slug="06_cheetor", params=lr(0.5)),
     ]
-    assert [[one["run_id"] for one in group] for group in comparison_pages.sweeps(kept)] == [["d", "e"]]
+    assert [[one["run_id"] for one in group] for _, group in comparison_pages.sweeps(kept)] == [["d", "e"]]
+
+
+def test_a_run_at_the_literals_is_a_value_of_a_sweep_that_asked_for_it():
+    kept = [
+        record("b", params=lr(0.2)) | {"axes": ["lr"]},
+        record("a", overrides=[], params=lr(0.1)),
+        record("c", overrides=["seeds"], params={"lr": 0.1, "seeds": 5}),
+    ]
+    assert [(axes, [one["run_id"] for one in group]) for axes, group in comparison_pages.sweeps(kept)] == [
+        (("lr",), ["a", "b"])
+    ]
+    del kept[0]["axes"]  # a single run with a changed parameter is no sweep
+    assert comparison_pages.sweeps(kept) == []
 
 
 def test_values_are_ordered_numbers_before_words():
     kept = [record(str(v), params=lr(v)) for v in ("b", 10, 2, "a")]
-    assert [[one["run_id"] for one in group] for group in comparison_pages.sweeps(kept)] == [["2", "10", "a", "b"]]
+    assert [[one["run_id"] for one in group] for _, group in comparison_pages.sweeps(kept)] == [["2", "10", "a", "b"]]
 
 
 def test_a_sweep_is_written_and_listed(tmp_path):
     kept = [record("b", params=lr(0.2)), record("a", params=lr(0.1))]
 
     def tabulate(group, axes):
-        assert axes == ["lr"]
+        assert axes == ("lr",)
         rows = [r | {"axes": {"lr": r["params"]["lr"]}, "values": {"mine": value(0.5)}} for r in group]
         return {"axes": axes, "metrics": TABLE["metrics"][:1], "rows": rows}
 

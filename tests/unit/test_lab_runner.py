@@ -125,8 +125,8 @@ def good(finished, monkeypatch):
 def test_the_record_holds_what_the_contract_names(good):
     _, record = good
     stored = json.loads(Path(record["folder"], "run.json").read_text())
-    keys = "schema run_id chapter slug title preset status rc key params overrides git env started ended wall_s"
-    assert list(stored)[:18] == [*keys.split(), "peak_rss_mb", "first_error"]
+    keys = "schema run_id chapter slug title preset status rc key params overrides axes git env started ended wall_s"
+    assert list(stored)[:19] == [*keys.split(), "peak_rss_mb", "first_error"]
     assert (stored["status"], stored["rc"], stored["first_error"]) == ("ok", 0, None)
     assert stored["params"] == {"preset": "cpu", "seeds": 3, "lr": 1e-4}
     assert stored["overrides"] == ["lr"]

@@ -80,7 +80,20 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def preset_values(chapter: Chapter, preset: str) -> dict[str, Any]:
-    """What a preset puts in place of a chapter's literals, by notebooks/presets.yml; InputError for an unknown one."""
+    """What a preset puts in place of a chapter's literals, by notebooks/presets.yml.
+
+    Raises InputError for an unknown preset, and for one that the chapter has not.
+    """
+    found = presets(chapter)
+    if preset not in PRESETS:
+        raise InputError(f"no preset {preset!r}{_nearest(preset, PRESETS)}; there are {', '.join(PRESETS)}.")
+    if preset not in found:
+        raise InputError(f"chapter {chapter.id} has no preset {preset!r}; it has {', '.join(found)}.")
+    return read_values(chapter, found[preset], where=f"presets.yml, {chapter.id}, {preset}: ")
+
+
+def presets(chapter: Chapter) -> dict[str, dict[str, Any]]:
+    """The presets of a chapter and their values: cpu, which changes nothing, and what notebooks/presets.yml holds."""
     path = paths.notebooks() / "presets.yml"
     try:
         data = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None) or {}
@@ -88,12 +101,10 @@ def preset_values(chapter: Chapter, preset: str) -> dict[str, Any]:
         raise InputError(f"presets.yml is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict) or not all(isinstance(entry, dict) for entry in data.values()):
         raise InputError('presets.yml must map chapters to presets to values: "04": {full: {seeds: 5}}.')
-    if preset not in PRESETS:
-        raise InputError(f"no preset {preset!r}{_nearest(preset, PRESETS)}; there are {', '.join(PRESETS)}.")
-    values = data.get(chapter.id, {}).get(preset) or {}
-    if preset == "cpu" and values:
+    own = data.get(chapter.id) or {}
+    if own.get("cpu"):
         raise InputError("presets.yml must not hold cpu: that preset is the notebooks' literals.")
-    return read_values(chapter, values, where=f"presets.yml, {chapter.id}, {preset}: ")
+    return {"cpu": {}} | {name: values or {} for name, values in own.items()}
 
 
 def read_values(chapter: Chapter, given: Mapping[str, Any], where: str = "") -> dict[str, Any]:

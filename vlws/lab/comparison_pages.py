@@ -121,23 +121,34 @@ def _plain(value: Any) -> str:
 # --- the sweeps of a report -------------------------------------------------------------------------------------------
 
 
-def sweeps(kept: Iterable[Record]) -> list[list[Record]]:
-    """Runs of one chapter and preset in which the same parameters were changed to different values.
+def sweeps(kept: Iterable[Record]) -> list[tuple[tuple[str, ...], list[Record]]]:
+    """(parameters, runs) of each sweep: runs of one chapter and preset that differ in these parameters alone.
 
-    kept: records, newest first, as `records.records` gives them. Of two runs with the same values the newest counts; a
-    group has at least two runs, in the order of their values.
+    The parameters are those of a `vlws sweep`, or those that two runs or more have changed. A run at the literals
+    counts too, where it stands at a value of a sweep. Of two runs with the same values the newest counts.
+
+    kept: records, newest first, as `records.records` gives them. The runs come in the order of their values.
     """
-    groups: dict[tuple[Any, ...], dict[str, Record]] = {}
-    for record in kept:
-        if record.get("status") in FINISHED and record.get("overrides"):
-            group = record["slug"], record["preset"], *sorted(record["overrides"])
-            groups.setdefault(group, {}).setdefault(repr(sorted(record["params"].items())), record)
-    return [sorted(group.values(), key=_values) for group in groups.values() if len(group) > 1]
+    finished = [record for record in kept if record.get("status") in FINISHED]
+    asked = {(r["slug"], r["preset"], tuple(r["axes"])): True for r in finished if r.get("axes")}
+    changed = [(r["slug"], r["preset"], tuple(sorted(r["overrides"]))) for r in finished if r.get("overrides")]
+    found = []
+    for slug, preset, axes in dict.fromkeys([*asked, *changed]):
+        runs: dict[str, Record] = {}
+        for record in finished:
+            if (record["slug"], record["preset"]) != (slug, preset):
+                continue
+            mine = set(record.get("overrides") or ())
+            if mine == set(axes) or ((slug, preset, axes) in asked and mine <= set(axes)):
+                runs.setdefault(repr([record["params"].get(name) for name in axes]), record)
+        if len(runs) > 1:
+            found.append((axes, sorted(runs.values(), key=lambda record: _values(record, axes))))
+    return found
 
 
-def _values(record: Record) -> list[tuple[bool, float, str]]:
-    """The changed values of a run as something that can be ordered: numbers first."""
-    found = [record["params"].get(name) for name in sorted(record["overrides"])]
+def _values(record: Record, axes: Sequence[str]) -> list[tuple[bool, float, str]]:
+    """The values of a run as something that can be ordered: numbers first."""
+    found = [record["params"].get(name) for name in axes]
     return [(False, float(v), "") if isinstance(v, int | float) else (True, 0.0, str(v)) for v in found]
 
 
@@ -152,8 +163,8 @@ def write_sweeps(
     tabulate: `compare.sweep_table`. pages: run_id -> address. Returns [{label, page, runs}] for the list of sweeps.
     """
     found = []
-    for group in sweeps(kept):
-        first, axes = group[0], sorted(group[0]["overrides"])
+    for axes, group in sweeps(kept):
+        first = group[0]
         preset = "" if first["preset"] == "cpu" else f" at preset {first['preset']}"
         title = f"{first['slug']}{preset}: {', '.join(axes)}"
         name = f"sweep-{first['slug']}-{first['preset']}-{'-'.join(axes)}.html"

@@ -10,7 +10,9 @@ One = Annotated[str | None, typer.Argument(help="A chapter by id, slug or name; 
 Chapters = Annotated[
     list[str] | None, typer.Argument(help="Chapters by id, slug or name; none means all.", show_default=False)
 ]
-Preset = Annotated[str, typer.Option(help="cpu (the notebooks' literals), test, full, gpu or real.")]
+Preset = Annotated[
+    str, typer.Option(help="cpu (the notebooks' literals), or one of the chapter's in presets.yml: test, full, gpu.")
+]
 Params = Annotated[
     list[str] | None, typer.Option("-p", "--param", metavar="NAME=VALUE", help="A parameter; may be repeated.")
 ]

@@ -253,6 +253,7 @@ def at_start(job: executors.Job, folder: Path, began: float) -> dict[str, Any]:
         "status": "running",
         "rc": None,
         **{name: job[name] for name in ("key", "params", "overrides")},
+        "axes": job.get("axes", []),
         "git": git_state(),
         "env": environment(),
         "started": datetime.fromtimestamp(began, UTC).isoformat(timespec="milliseconds"),

@@ -23,7 +23,7 @@ from vlws import paths
 from vlws.errors import InputError
 from vlws.files import read_json, write_json
 from vlws.lab import evidence, executors, kernel, launch, records, tables
-from vlws.lab.chapters import chapter, chapters, preset_values, read_values
+from vlws.lab.chapters import chapter, chapters, preset_values, presets, read_values
 from vlws.lab.describe import duration, label, shown
 from vlws.lab.inputs import check_inputs
 from vlws.lab.records import key
@@ -46,7 +46,8 @@ def plan(
     """The jobs that a command asks for, all of them checked: one a chapter and a cell of the grid.
 
     targets: chapters by id, slug or name; none means all. given: values for parameters. grid: lists of values, every
-    combination of which is a job. Without targets a parameter counts where a chapter has it, and must be one of some.
+    combination of which is a job. Without targets a parameter counts where a chapter has it, and must be one of some,
+    and a chapter that has not the preset runs at cpu, its literals.
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise InputError(f"running a chapter needs {', '.join(missing)}, not installed here; pip install 'vlws[lab]'.")
@@ -66,7 +67,8 @@ def plan(
         mine = {k: v for k, v in given.items() if k in one.parameters or k not in everywhere}
         axes = {k: v for k, v in grid.items() if k in one.parameters or k not in everywhere}
         literals = {name: parameter.default for name, parameter in one.parameters.items()}
-        base = literals | preset_values(one, preset) | ({"preset": preset} if "preset" in literals else {})
+        of_preset = preset_values(one, its := preset if targets or preset in presets(one) else "cpu")
+        base = literals | of_preset | ({"preset": its} if "preset" in literals else {})
         fixed = read_values(one, mine)
         check_inputs(one, base | fixed, axes)
         for cell in itertools.product(*axes.values()):
@@ -78,9 +80,10 @@ def plan(
                     "slug": one.slug,
                     "title": one.title,
                     "notebook": str(one.path),
-                    "preset": preset,
+                    "preset": its,
                     "params": params,
                     "injected": {name: value for name, value in params.items() if value != literals[name]},
+                    "axes": sorted(axes),
                     "overrides": sorted(name for name in chosen_values if params[name] != base[name]),
                     "key": key(one, params),
                     "timeout": timeout,
