@@ -29,7 +29,7 @@ from vlws.models.added import fill, grouped, load_added, save_added
 from vlws.models.clip import ImageTextEncoder
 from vlws.models.guided import GuidedEncoder, correlation_matrix
 from vlws.models.masking import drop_cells, masked_embeddings, matching_scores
-from vlws.models.ssd import KNN, Encoder, Mahalanobis, check_rows
+from vlws.models.ssd import KNN, Encoder, Mahalanobis, check_rows, held_out_scores
 
 __all__ = ["CMER", "RID", "CMGDetector", "GuidedEncoder", "correlation_matrix", "masked_embeddings", "matching_scores"]
 
@@ -226,7 +226,7 @@ class CMGDetector(BaseEstimator):
         self.encoder_.fit(kept, vectors if self.encoder_.guidance else None)
         features = self.encoder_.transform(kept)
         self.detector_.fit(features)
-        self.decision_scores_ = self.detector_.decision_function(features)
+        self.decision_scores_ = held_out_scores(self.detector_, features)
         self.threshold_ = np.quantile(self.decision_scores_, 1 - self.contamination)
         self.labels_ = (self.decision_scores_ > self.threshold_).astype(int)
         return self

@@ -4,13 +4,15 @@ Sehwag, Chiang, Mittal, "SSD: A Unified Framework for Self-Supervised Outlier De
 The detector that CMG improves; its loss takes a mask, which is the identity here and comes from captions there.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from einops import rearrange, reduce
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.covariance import EmpiricalCovariance
+from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.utils.validation import check_is_fitted
@@ -116,6 +118,24 @@ def check_rows(estimator: BaseEstimator, given: int, what: str = "rows") -> None
         raise InputError(f"{type(estimator).__name__} needs at least {least} training {what}, and got {given}.")
 
 
+def held_out_scores(detector: BaseEstimator, features: np.ndarray, folds: int = 5) -> np.ndarray:
+    """Scores "n" of the rows that a detector was fitted to, each by one like it that was fitted to the others.
+
+    A row's score under a detector that has seen it is too low to set a threshold by.
+
+    >>> rows = np.random.default_rng(0).normal(size=(40, 30))
+    >>> bool((held_out_scores(Mahalanobis(), rows) > Mahalanobis().fit(rows).decision_function(rows)).all())
+    True
+    """
+    scores = np.empty(len(features))
+    folds = min(folds, len(features) // 2)
+    if folds < 2 or len(features) - -(-len(features) // folds) < getattr(detector, "rows_needed", 1):
+        return detector.decision_function(features)
+    for others, held in KFold(folds, shuffle=True, random_state=0).split(features):
+        scores[held] = clone(detector).fit(features[others]).decision_function(features[held])
+    return scores
+
+
 class Mahalanobis(BaseEstimator):
     """SSD's score: rows to unit length, standardised, then the squared Mahalanobis distance to the training set.
 
@@ -135,6 +155,12 @@ class Mahalanobis(BaseEstimator):
         (3,)
         """
         check_rows(self, len(features))
+        if len(features) <= features.shape[1]:
+            warnings.warn(
+                f"{len(features)} training rows of {features.shape[1]} features have a singular covariance: rows "
+                f"not seen score far above those seen; give more than {features.shape[1]} rows.",
+                stacklevel=2,
+            )
         self.scale_ = make_pipeline(Normalizer(), StandardScaler()).fit(features)
         self.covariance_ = EmpiricalCovariance().fit(self.scale_.transform(features))
         return self
