@@ -102,6 +102,18 @@ def test_a_page_without_formulas_carries_no_katex(tmp_path):
     assert len(page_of(tmp_path, new_markdown_cell("Costs 5 dollars."))) < 60_000
 
 
+def test_cells_that_were_left_out_stand_on_no_page(tmp_path):
+    said = "left out: a part of the chapter's own experiment (own_only=False runs it)\n"
+    cells = [
+        new_code_cell("# experiment\ntrain()", outputs=[new_output("stream", name="stdout", text=said)]),
+        new_code_cell("mine()", outputs=[new_output("stream", name="stdout", text="0.91\n")]),
+    ]
+    text = page_of(tmp_path, *cells)
+    assert "train()" not in text
+    assert "left out" not in text
+    assert "mine" in text
+
+
 def test_title_leaves_the_first_cell_and_sections_are_listed(tmp_path):
     text = page_of(
         tmp_path, new_markdown_cell("# A *title* & more\n\nText."), new_markdown_cell("## The method\n\nText.")
@@ -254,6 +266,13 @@ def test_ticks_are_round_few_and_span_the_axis(low, high):
     assert found[0] <= low
     assert found[-1] >= high
     assert 2 <= len(found) <= 10 or low == high
+
+
+def test_a_chapter_shown_by_a_smaller_run_leads_to_the_larger_results(workspace):
+    said = '<a href="result-04_cmg-full.html">The results at preset full</a>'
+    assert said in (site.build().parent / "04_cmg.html").read_text()
+    (workspace / "reports" / "results" / "04_cmg" / "full.json").unlink()
+    assert "count on the index" not in (site.build().parent / "04_cmg.html").read_text()
 
 
 def test_the_headline_counts_a_claim_once_at_its_largest_scale(workspace):

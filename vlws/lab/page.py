@@ -62,7 +62,7 @@ def page(
         record, rows: of the run that executed it, for the top of the page.
         folder: where the pictures that its Markdown names lie; the run's unless given.
         links: the run's files for its reader -> where the page finds them; below `files/` unless given.
-        navigation: home, previous, next.
+        navigation: home, previous, next; larger, the address of a larger run's results, and its preset.
     """
     heading, quiet = _without_noise(notebook)
     folder = folder or (Path(record["folder"]) if record and "folder" in record else paths.notebooks())
@@ -76,7 +76,7 @@ def page(
         rows=rows,
         results=records.kept(record, "results.json") if record and "folder" in record else [],
         files=links,
-        **{"home": "", "previous": "", "next": ""} | navigation,
+        **{"home": "", "previous": "", "next": "", "larger": "", "preset": ""} | navigation,
     )
     page = {"title": _plain(heading) or title, "top": top, "css": _asset("style.css"), "js": _asset("page.js")}
     text, _ = _PageExporter(folder).from_notebook_node(quiet, {"page": page})
@@ -171,7 +171,7 @@ def _katex() -> str:
 def _without_noise(notebook: NotebookNode) -> tuple[str, NotebookNode]:
     """The title (the first heading), and a copy of the notebook without it and without what only a live kernel needs.
 
-    Gone are widgets and their state, progress bars, and papermill's own error banners.
+    Gone are widgets and their state, progress bars, papermill's own error banners, and cells that were left out.
     """
     quiet = nbformat.from_dict(json.loads(json.dumps(notebook)))
     quiet.metadata.pop("widgets", None)
@@ -186,8 +186,16 @@ def _without_noise(notebook: NotebookNode) -> tuple[str, NotebookNode]:
         elif cell.cell_type == "code":
             cell.metadata["vlws_alt"] = f"Figure: {section or title}"
             cell.outputs = [kept for output in cell.outputs if (kept := _quiet_output(output))]
-    quiet.cells = [cell for cell in quiet.cells if cell.source.strip()]
+    quiet.cells = [cell for cell in quiet.cells if cell.source.strip() and not _is_left_out(cell)]
     return _inline(title), quiet
+
+
+def _is_left_out(cell: NotebookNode) -> bool:
+    """Whether a cell did nothing, since the run was on the reader's data alone (`vlws.own`)."""
+    outputs = cell.get("outputs") or []
+    return len(outputs) == 1 and outputs[0].get("text", "").startswith(
+        "left out: a part of the chapter's own experiment"
+    )
 
 
 def _quiet_output(output: NotebookNode) -> NotebookNode | None:

@@ -63,6 +63,7 @@ def build(out: Path | None = None, *, api: bool = False) -> Path:
         made.chmod(0o755)
         slugs = ["", *(one.chapter.slug for one in shown), ""]
         for before, one, after in zip(slugs, shown, slugs[2:], strict=False):
+            larger, preset = _larger(one)
             text = page.page(
                 one.notebook,
                 title=one.chapter.title,
@@ -71,6 +72,8 @@ def build(out: Path | None = None, *, api: bool = False) -> Path:
                 home="index.html",
                 previous=before,
                 next=after,
+                larger=larger,
+                preset=preset,
             )
             (made / f"{one.chapter.slug}.html").write_text(text, encoding="utf-8")
         on_chapters = {one.record["run_id"] for one in shown if one.record}
@@ -131,6 +134,16 @@ def _rows(one: Shown, kept: list[dict[str, Any]]) -> list[Row]:
     rows = [*found.values(), *(evidence.unmeasured(slug, c, why) for id, c in known.items() if id not in measured)]
     order = list(known)
     return sorted(rows, key=lambda r: (order.index(r.id) if r.id in order else len(order), -_scale(r.preset)))
+
+
+def _larger(one: Shown) -> tuple[str, str]:
+    """(page, preset) of the published results of a larger run; empty where there are none."""
+    here = _scale(one.record["preset"] if one.record else "cpu")
+    found = [r["run"].get("preset") or "full" for r in evidence.published() if r["slug"] == one.chapter.slug]
+    best = max(found, key=_scale, default="")
+    if not best or _scale(best) <= here:
+        return "", ""
+    return run_pages.result_page(one.chapter.slug, best), best
 
 
 def _scale(preset: str) -> int:
