@@ -41,6 +41,14 @@ class Measure:
     `high` and `p` are None where nothing tells the noise; `value` too where nothing was measured, and `why` then says
     why. `values`: of each seed. `item_se`: each seed's standard error over its items; `replicates` "replicate seed"
     where the seeds share their items.
+
+    >>> chapter = open_chapter("08")
+    >>> m = chapter.measure("08.K3", [-6.1, -5.9, -6.4])
+    >>> m, m.verdict
+    (08.K3: log10(largest relative error), 'supported')
+    >>> m.to_dict()["values"], round(m.high, 2)
+    ((-6.1, -5.9, -6.4), -5.51)
+    >>> m.show()  # in a notebook: a line with the value, its interval and the verdict
     """
 
     id: str
@@ -97,7 +105,18 @@ class Measure:
 
 @dataclass
 class ChapterClaims:
-    """The claims and gates of one chapter, and what has been measured of them so far."""
+    """The claims and gates of one chapter, and what has been measured of them so far.
+
+    >>> chapter = open_chapter("04", preset="full")
+    >>> chapter.gate("knows", [0.97, 0.98]), chapter.gate("headroom", [0.02, 0.04])
+    (True, False)
+    >>> chapter.measure("04.C2", [0.11, 0.13, 0.12]).why  # the gate that failed
+    'Clutter costs the image-only detector what CMER could win back. 0.030, needed at least 0.100'
+    >>> print(repr(chapter.verdicts()).splitlines()[1])
+    04.C2: AUROC(CMER) − AUROC(image only)
+    >>> print(repr(chapter.claimed()).splitlines()[0])
+    04.C1: A detector does much better on the captions than on the images.
+    """
 
     chapter: str
     paper: dict[str, str]
@@ -192,7 +211,14 @@ class ChapterClaims:
 
 
 def open_chapter(chapter: str, preset: str = "cpu") -> ChapterClaims:
-    """The claims of a chapter, by its id ("04") or slug ("04_cmg"), from `notebooks/claims/`."""
+    """The claims of a chapter, by its id ("04") or slug ("04_cmg"), from `notebooks/claims/`.
+
+    Raises InputError, which names the chapters, where there is no such claims file.
+
+    >>> chapter = open_chapter("04_cmg")
+    >>> chapter.chapter, list(chapter.claims)[:2], list(chapter.gates)
+    ('04', ['04.C1', '04.C2'], ['knows', 'headroom'])
+    """
     folder = paths.notebooks() / "claims"
     found = sorted(folder.glob(f"{chapter}.yaml")) or sorted(folder.glob(f"{chapter}_*.yaml"))
     if len(found) != 1:

@@ -19,29 +19,51 @@ STYLE = "border-collapse:collapse;font-size:13px;line-height:1.4;max-width:70em;
 
 
 def number(x: float | None) -> str:
-    """Three decimals, or three digits where that would say nothing."""
+    """Three decimals, or three digits where that would say nothing.
+
+    >>> number(0.12345), number(0.00012345), number(12345.0), number(None)
+    ('0.123', '0.000123', '1.23e+04', '–')
+    """
     if x is None:
         return "–"
     return f"{x:.3f}" if x == 0 or 0.01 <= abs(x) < 100 else f"{x:.3g}"
 
 
 def count(n: int, per: str) -> str:
-    """ "1 seed", "5 seeds", "12 rows"."""
+    """ "1 seed", "5 seeds", "12 rows".
+
+    >>> count(1, "seed"), count(5, "seed")
+    ('1 seed', '5 seeds')
+    """
     return f"{n} {per}{'s' * (n != 1)}"
 
 
 def escape(s: Any) -> str:
-    """Text as HTML."""
+    """Text as HTML.
+
+    >>> escape("p < 0.05")
+    'p &lt; 0.05'
+    """
     return html.escape(str(s))
 
 
 def muted(s: str) -> str:
-    """A smaller, paler line of text, or nothing."""
+    """A smaller, paler line of text, or nothing.
+
+    >>> muted("5 seeds")
+    '<div style="opacity:.65;font-size:90%">5 seeds</div>'
+    >>> muted("")
+    ''
+    """
     return f'<div style="opacity:.65;font-size:90%">{escape(s)}</div>' if s else ""
 
 
 def badge(word: str, sign: str, colour: str) -> str:
-    """A coloured label with a sign and its text: never colour alone."""
+    """A coloured label with a sign and its text: never colour alone.
+
+    >>> "✓ supported" in badge("supported", "✓", "#1a7f4b")
+    True
+    """
     style = "display:inline-block;padding:.1em .55em;border-radius:.7em;color:#fff;font-weight:600;white-space:nowrap"
     return f'<span style="{style};background:{colour}">{sign} {escape(word)}</span>'
 
@@ -56,7 +78,13 @@ def strip(
     width: int = 150,
     height: int = 16,
 ) -> str:
-    """An interval as a line with its point, against a threshold (dashed) or, where `goal` is a band, a grey band."""
+    """An interval as a line with its point, against a threshold (dashed) or, where `goal` is a band, a grey band.
+
+    >>> strip(0.1, 0.2, 0.3, goal=(0.05, 0.05), label="0.2 against 0.05", colour="green").startswith("<svg")
+    True
+    >>> strip(None, 0.2, None, goal=(0.05, 0.05), label="", colour="green")  # no interval, no line
+    ''
+    """
     if low is None or high is None or value is None:
         return ""
     marks = [low, high, value, *goal]
@@ -77,7 +105,14 @@ def strip(
 
 
 class Shown:
-    """An output of a notebook: HTML, a plain text without numbers, and data under a MIME type of its own."""
+    """An output of a notebook: HTML, a plain text without numbers, and data under a MIME type of its own.
+
+    >>> shown = Shown("<b>0.91</b>", "the AUROC")
+    >>> shown
+    the AUROC
+    >>> shown._repr_mimebundle_()["text/html"]
+    '<b>0.91</b>'
+    """
 
     def __init__(self, html: str, text: str, **data: Any) -> None:
         self.html, self.text, self.data = html, text, data
@@ -90,7 +125,11 @@ class Shown:
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool] = ()) -> str:
-    """Cells of HTML as a table; columns marked `numeric` stand on the right, all others on the left."""
+    """Cells of HTML as a table; columns marked `numeric` stand on the right, all others on the left.
+
+    >>> html_table(["arm", "AUROC"], [["CMG", "0.91"]], numeric=[False, True]).count("text-align:right")
+    2
+    """
     sides = ["right" if right else "left" for right in numeric] or ["left"] * len(head)
     top = "".join(
         f'<th scope="col" style="text-align:{side};{CELL}">{escape(h)}</th>'
@@ -123,6 +162,14 @@ def table(
         formats: column -> format specification that replaces `decimals`, such as ".1%".
 
     The rows stand in the output as data too, under `mime.TABLE`: {"columns": [...], "index": [...], "rows": [[...]]}.
+
+    >>> shown = table({"AUROC": {"SSD": 0.71, "CMG": 0.914}}, name="arm", decimals=2)
+    >>> shown
+    table: arm, AUROC; rows: SSD, CMG
+    >>> shown.data[mime.TABLE]["rows"]  # what is kept is not rounded
+    [[0.71], [0.914]]
+    >>> "0.91<" in shown.html
+    True
     """
     import pandas as pd
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
@@ -163,6 +210,13 @@ def cards(entries: Iterable[tuple[str, str, str, Path]], width: int = 300) -> Sh
     """Titles, summaries and sources of notebooks, each beside the first picture that its file shows.
 
     entries: (title, summary, source, path of the notebook).
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     notebook = Path(folder) / "01_sugar.ipynb"
+    ...     _ = notebook.write_text('{"cells": []}')  # one without pictures
+    ...     cards([("Sugar", "Retrieval from interleaved documents.", "Chow et al. 2024", notebook)])
+    Sugar
     """
     rows, titles = [], []
     for title, summary, source, path in entries:
@@ -188,7 +242,13 @@ def _first_picture(notebook: Path, width: int) -> str:
 
 
 def show_source(part: Any) -> Shown:
-    """The source of a function or class as it stands in the library, highlighted, with its file and first line."""
+    """The source of a function or class as it stands in the library, highlighted, with its file and first line.
+
+    >>> show_source(number)
+    source of vlws.display.number
+    >>> "vlws/display.py, line" in show_source(number).html
+    True
+    """
     from pygments import highlight
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer

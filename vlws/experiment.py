@@ -36,7 +36,16 @@ from vlws.fingerprint import digest
 
 
 class CellFailed(RuntimeError):
-    """One or more cells raised; the message tells which arm and seed, and holds the first traceback."""
+    """One or more cells raised; the message tells which arm and seed, and holds the first traceback.
+
+    >>> def cell(arm, seed):
+    ...     return {"accuracy": 1 / seed}
+    >>> try:
+    ...     grid(cell, ["mine"], 2, name="doc-failing", workers=1)
+    ... except CellFailed as error:
+    ...     print(str(error).splitlines()[0])
+    arm 'mine', seed 0: ZeroDivisionError: division by zero
+    """
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,19 @@ class Grid:
 
     `seconds`: what its cells took to compute, summed, whether they were computed now or read. `code`: hash of the code
     that computed them.
+
+    >>> def cell(arm, seed):
+    ...     return {"accuracy": 0.9 if arm == "mine" else 0.8, "scores": np.arange(3) + seed}
+    >>> results = grid(cell, ["mine", "baseline"], 2, name="doc-grid", workers=1)
+    >>> results
+    Grid: 2 arms (mine, baseline) x 2 seeds; accuracy, scores
+    >>> results["mine"]["accuracy"] - results["baseline"]["accuracy"]  # paired, seed by seed
+    array([0.1, 0.1])
+    >>> results.cell("mine", 1)["scores"]
+    array([1, 2, 3])
+    >>> results.table().columns.tolist(), results.scalars()["mine"]["scores"]
+    (['arm', 'seed', 'accuracy'], [1.0, 2.0])
+    >>> results.keep()  # in a notebook the numbers go into the output
     """
 
     arms: tuple[str, ...]
@@ -104,7 +126,16 @@ class Grid:
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm of a grid: `arm[metric]` is "seed ..."."""
+    """One arm of a grid: `arm[metric]` is "seed ...".
+
+    >>> results = Grid(("mine",), (0, 1), {("mine", 0): {"accuracy": 0.5}, ("mine", 1): {"accuracy": 0.75}})
+    >>> results["mine"]["accuracy"]
+    array([0.5 , 0.75])
+    >>> results["mine"]["auroc"]
+    Traceback (most recent call last):
+        ...
+    vlws.errors.InputError: arm 'mine' has no metric 'auroc'; it has accuracy.
+    """
 
     grid: Grid
     name: str
@@ -148,6 +179,14 @@ def grid(
     Raises InputError for no arms, seeds below 1, an unusable name; CellFailed where a cell raised, after all others
     have finished (where the cell raised an InputError, that). Interrupted or killed, it loses at most the cells in
     hand.
+
+    >>> def cell(arm, seed, *, noise, steps):
+    ...     rng = np.random.default_rng(seed)
+    ...     return {"accuracy": 0.8 + noise * rng.random(steps).mean()}
+    >>> arms = {"quiet": {"noise": 0.0}, "noisy": {"noise": 0.1}}
+    >>> results = grid(cell, arms, seeds=3, name="doc-noise", workers=1, steps=10)
+    >>> results["quiet"]["accuracy"]
+    array([0.8, 0.8, 0.8])
     """
     kwargs_of = {arm: dict(kw) for arm, kw in arms.items()} if isinstance(arms, Mapping) else {arm: {} for arm in arms}
     seed_list = _checked_seeds(seeds)
@@ -220,6 +259,13 @@ def bootstrap(
         statistic: `statistic(items)`, or `statistic(labels, items)` where labels are given.
         arms: which; all that have the metric unless given.
         labels: "item", the same for all seeds, such as those of an AUROC; their classes keep their sizes.
+
+    >>> cells = {("mine", seed): {"correct": np.array([1, 1, 0, seed])} for seed in (0, 1)}
+    >>> rows = bootstrap(Grid(("mine",), (0, 1), cells), "correct", n=100)
+    >>> rows["mine"].shape, rows["mine"][0]
+    ((101, 2), array([0.5 , 0.75]))
+    >>> stats.interval(rows["mine"])[0]
+    0.625
     """
     chosen = [arm for arm in results.arms if metric in results.cells[arm, results.seeds[0]]] if arms is None else arms
     first = () if labels is None else (labels,)

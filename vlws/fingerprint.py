@@ -1,6 +1,7 @@
-"""What made a result, as a hash: values by their content, code by its source and by all of our modules that it reaches.
+"""What made a result, as a hash: values by their content, code by its syntax and by all of our modules that it reaches.
 
 Used for the cells of an experiment and for the runs of a chapter; neither is believed once what made it has changed.
+Docstrings, comments and formatting compute nothing, so that a change of them alone keeps every hash.
 """
 
 import ast
@@ -28,7 +29,7 @@ def digest(value: Any) -> str:
     """A hash of a value by its content, the same in every process.
 
     Numbers, texts, containers, dataclasses, numpy arrays, tensors, modules of torch (class and state), functions and
-    classes (source), paths (their text); anything else by its pickle.
+    classes (what they compute: `computes`), paths (their text); anything else by its pickle.
     """
     h = hashlib.sha256()
     _feed(h, value)
@@ -75,11 +76,11 @@ def _feed_container(h: Any, value: Any) -> bool:
 
 
 def _feed_code(h: Any, value: Any) -> bool:
-    """Modules, functions and classes by their source; dataclasses by their fields."""
+    """Modules, functions and classes by what they compute; dataclasses by their fields."""
     if isinstance(value, types.ModuleType):
         h.update(module_source(value.__name__))
     elif isinstance(value, types.FunctionType | types.MethodType | type):
-        h.update(_source(value).encode())
+        h.update(computes(_source(value)).encode())
     elif is_dataclass(value):
         for part in fields(value):
             _feed(h, part.name)
@@ -106,7 +107,7 @@ def _feed_torch(h: Any, value: Any) -> bool:
 
 
 def code(fn: Callable, parts: Iterable[Any] = ()) -> str:
-    """Hash of the code that a function runs: its source, what it and `parts` refer to, our modules, versions."""
+    """Hash of the code that a function runs: what it computes, what it and `parts` refer to, our modules, versions."""
     seen: dict[str, str] = {}
     modules: set[str] = set()
     for part in (fn, *parts):
@@ -117,7 +118,7 @@ def code(fn: Callable, parts: Iterable[Any] = ()) -> str:
 
 
 def _collect(part: Any, seen: dict[str, str], modules: set[str]) -> None:
-    """The source of a function or class and, through its globals and closure, of what it refers to."""
+    """What a function or class computes and, through its globals and closure, what that which it refers to does."""
     if isinstance(part, types.ModuleType):
         modules.add(part.__name__)
         return
@@ -131,7 +132,8 @@ def _collect(part: Any, seen: dict[str, str], modules: set[str]) -> None:
     name = f"{module}.{part.__qualname__}"
     if name in seen or (module != "__main__" and isinstance(part, type)):
         return
-    seen[name] = source = _source(part)
+    source = _source(part)
+    seen[name] = computes(source)
     modules.update(imported(source))
     _collect_names(part, source, seen, modules)
     if isinstance(part, types.FunctionType):
@@ -171,6 +173,42 @@ def _parsed(source: str) -> ast.AST:
         return ast.parse("")
 
 
+def computes(source: str) -> str:
+    """The syntax of a source as a text: two sources that differ in docstrings, comments and formatting have the same.
+
+    A source that does not parse (a lambda cut out of its line) is given back as it is.
+
+    >>> computes("x = [1,2]  # two") == computes("x = [1, 2]")
+    True
+    >>> computes("x = 1") == computes("x = 2")
+    False
+    """
+    try:
+        return _syntax(ast.parse(textwrap.dedent(source)))
+    except SyntaxError:
+        return source
+
+
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)  # what may begin with a docstring
+IDLE = ("ctx", "kind", "type_comment")  # fields of the syntax tree that say nothing of what is computed
+
+
+def _syntax(part: Any) -> str:
+    """`ast.dump` without docstrings, and without empty fields, which come and go with the version of Python."""
+    if isinstance(part, list):
+        return f"[{','.join([_syntax(one) for one in part])}]"
+    if not isinstance(part, ast.AST):
+        return repr(part)
+    given = []
+    for name in part._fields:
+        value = getattr(part, name, None)
+        if name == "body" and isinstance(part, DOCUMENTED) and ast.get_docstring(part, clean=False) is not None:
+            value = value[1:]
+        if name not in IDLE and (value or not (value is None or isinstance(value, list))):
+            given.append(f"{name}={_syntax(value)}")
+    return f"{type(part).__name__}({','.join(given)})"
+
+
 def _names(part: Any, source: str) -> set[str]:
     """The names that a function loads from its globals or closure, or that stand anywhere in a class."""
     if isinstance(part, types.FunctionType):
@@ -184,17 +222,15 @@ def _loaded(code: types.CodeType) -> set[str]:
 
 
 def imported(source: str, package: str = "") -> set[str]:
-    """Modules of ours that a source imports, wherever in it the import stands.
-
-    >>> sorted(imported("from vlws import paths, stats"))
-    ['vlws', 'vlws.paths', 'vlws.stats']
-    """
-    return _imports(_parsed(source), package)
+    """Modules of ours that a source imports, wherever in it the import stands."""
+    return _imported(_parsed(source), package)
 
 
-def _imports(tree: ast.AST, package: str) -> set[str]:
+def _imported(tree: ast.AST, package: str) -> set[str]:
     found = set()
-    for node in ast.walk(tree):
+    waiting: list[Any] = [tree]
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -204,26 +240,13 @@ def _imports(tree: ast.AST, package: str) -> set[str]:
                 base = ".".join([*parents, base]).rstrip(".")
             found.add(base)
             found.update(f"{base}.{alias.name}" for alias in node.names)
+        else:  # an import is a statement, and stands in no expression
+            for name in STATEMENTS:
+                waiting.extend(getattr(node, name, ()))
     return {name for name in found if _is_ours(name) and _file(name)}
 
 
-@cache
-def _read(path: Path, package: str, changed: int) -> tuple[frozenset[str], bytes]:
-    """(modules of ours that a file imports, its code without docstrings, comments and layout); read once a change."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    imports = _imports(tree, package)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and body:
-            first = body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and type(first.value.value) is str:
-                del body[0]
-    return frozenset(imports), ast.dump(tree).encode()
-
-
-def _contents(module: str, path: Path) -> tuple[frozenset[str], bytes]:
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    return _read(path, package, path.stat().st_mtime_ns)
+STATEMENTS = ("body", "orelse", "finalbody", "handlers", "cases")  # the fields of a statement that hold statements
 
 
 def reached(modules: Iterable[str]) -> set[str]:
@@ -236,7 +259,7 @@ def reached(modules: Iterable[str]) -> set[str]:
             found.add(module)
             path = _file(module)
             if path and _is_ours(module):
-                waiting.extend(_contents(module, path)[0])
+                waiting.extend(_read(module, path)[1])
     return found
 
 
@@ -260,6 +283,23 @@ def _file(module: str) -> Path | None:
 
 
 def module_source(module: str) -> bytes:
-    """What a module does: its code, whatever its docstrings, comments and layout (its name, where it has no file)."""
+    """What a module of ours computes (see `computes`); the name of a module that has no source."""
     path = _file(module)
-    return _contents(module, path)[1] if path else module.encode()
+    return _read(module, path)[0] if path else module.encode()
+
+
+def _read(module: str, path: Path) -> tuple[bytes, set[str]]:
+    """What a module computes, and the modules of ours that it imports."""
+    stat = path.stat()
+    return _read_once(module, path, stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _read_once(module: str, path: Path, changed: int, size: int) -> tuple[bytes, set[str]]:
+    source = path.read_bytes()
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # half written by an editor
+        return source, set()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return _syntax(tree).encode(), _imported(tree, package)

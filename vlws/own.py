@@ -28,6 +28,8 @@ def leave_out_experiment(when: bool) -> None:
     """From here on, cells of this notebook whose first line is `# experiment` do nothing (or something again).
 
     It works wherever IPython runs the cells: JupyterLab, papermill, nbval. Outside of IPython nothing happens.
+
+    >>> leave_out_experiment(True)  # outside of a notebook nothing happens
     """
     module = sys.modules.get("IPython")  # a notebook has loaded it
     shell = module.get_ipython() if module else None
@@ -45,7 +47,11 @@ def _without_experiment(lines: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Result:
-    """One figure on the reader's data with its 95 % interval (None where nothing tells the noise)."""
+    """One figure on the reader's data with its 95 % interval (None where nothing tells the noise).
+
+    >>> Result("CMG", "AUROC", "", value=0.91, low=0.88, high=0.94, n=3, of="83 test pictures of bottle").value
+    0.91
+    """
 
     name: str
     metric: str
@@ -89,20 +95,35 @@ def _finite(name: str, values: Sequence[float | None]) -> tuple[float, float | N
 
 
 def folder() -> Path:
-    """`files/` of the run; of a notebook that no run executes, `runs/notebook/files/`."""
+    """`files/` of the run; of a notebook that no run executes, `runs/notebook/files/`.
+
+    >>> folder().name
+    'files'
+    """
     run = os.environ.get("VLWS_RUN")
     return (Path(run) if run else paths.runs() / "notebook") / "files"
 
 
 def file(name: str) -> Path:
-    """Where a file or a folder for the reader is to be written; its parent exists."""
+    """Where a file or a folder for the reader is to be written; its parent exists.
+
+    >>> file("scores/test.csv").relative_to(folder()).as_posix()
+    'scores/test.csv'
+    >>> file("scores/test.csv").parent.is_dir()
+    True
+    """
     path = folder() / name
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def files() -> Shown:
-    """The files that were written for the reader, with their sizes."""
+    """The files that were written for the reader, with their sizes.
+
+    >>> _ = file("scores.csv").write_text("picture,score")
+    >>> "scores.csv" in repr(files())
+    True
+    """
     found = sorted(path for path in folder().rglob("*") if path.is_file())
     where = folder().relative_to(paths.runs()).as_posix() if folder().is_relative_to(paths.runs()) else folder().name
     rows = [[escape(path.relative_to(folder()).as_posix()), f"{path.stat().st_size / 1000:,.0f} kB"] for path in found]
@@ -111,7 +132,12 @@ def files() -> Shown:
 
 
 def packed(save: Callable[[Path], Any]) -> dict[str, np.ndarray]:
-    """What `save(folder)` writes, as arrays that a cell of an experiment can return: "file NAME" -> bytes uint8."""
+    """What `save(folder)` writes, as arrays that a cell of an experiment can return: "file NAME" -> bytes uint8.
+
+    >>> cell = packed(lambda to: (to / "weights.txt").write_text("1 2 3"))
+    >>> {name: len(data) for name, data in cell.items()}
+    {'file weights.txt': 5}
+    """
     with tempfile.TemporaryDirectory() as to:
         save(Path(to))
         found = sorted(path for path in Path(to).rglob("*") if path.is_file())
@@ -119,7 +145,13 @@ def packed(save: Callable[[Path], Any]) -> dict[str, np.ndarray]:
 
 
 def unpack(cell: Mapping[str, Any], to: Path) -> Path:
-    """Write the files that a cell holds (`packed`) into a folder, which is returned."""
+    """Write the files that a cell holds (`packed`) into a folder, which is returned.
+
+    >>> cell = {"auroc": 0.9} | packed(lambda to: (to / "weights.txt").write_text("1 2 3"))
+    >>> with tempfile.TemporaryDirectory() as to:
+    ...     (unpack(cell, Path(to)) / "weights.txt").read_text()
+    '1 2 3'
+    """
     for name, data in cell.items():
         if name.startswith("file "):
             path = to / name.removeprefix("file ")

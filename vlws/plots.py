@@ -39,7 +39,12 @@ HUES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
 
 
 def use_style() -> None:
-    """Set matplotlib's defaults for the process; call it once, in the first cell that imports."""
+    """Set matplotlib's defaults for the process; call it once, in the first cell that imports.
+
+    >>> use_style()
+    >>> mpl.rcParams["figure.constrained_layout.use"]
+    True
+    """
     mpl.rcParams.update(
         {
             "figure.figsize": (6.8, 3.4),  # inches: the text width of the report
@@ -82,7 +87,12 @@ _role_of: dict[str, str] = {}  # arm -> role, of this process's chapter
 
 
 def set_roles(arms: Mapping[str, str]) -> None:
-    """Say which role (one of ROLES) each arm of a chapter plays; call it once, beside `use_style`."""
+    """Say which role (one of ROLES) each arm of a chapter plays; call it once, beside `use_style`.
+
+    >>> set_roles({"CMG": "method", "SSD": "baseline"})
+    >>> color("CMG") == ROLES["method"]
+    True
+    """
     for arm, role in arms.items():
         if role not in ROLES:
             raise InputError(f"set_roles() gives {arm!r} the role {role!r}; the roles are {', '.join(ROLES)}.")
@@ -90,7 +100,13 @@ def set_roles(arms: Mapping[str, str]) -> None:
 
 
 def color(arm: str) -> str:
-    """The colour of an arm or a role as `#rrggbb`; case, `_` and `-` in its name do not matter."""
+    """The colour of an arm or a role as `#rrggbb`; case, `_` and `-` in its name do not matter.
+
+    >>> color("method")
+    '#0072B2'
+    >>> color("random_cell") == color("Random cell")  # an arm without a role: a colour by its name
+    True
+    """
     name = _spelt(arm)
     role = _role_of.get(name, name)
     return ROLES[role] if role in ROLES else HUES[zlib.crc32(name.encode()) % len(HUES)]
@@ -114,6 +130,11 @@ def forest(
     rows: name -> (value, low, high), low <= value <= high in the metric's own unit; low and high None: a dot alone.
     threshold: a dashed line, such as
     the value that a claim must beat. Raises InputError on no rows and on an interval that is upside down or not finite.
+
+    >>> axes = forest({"CMG": (0.91, 0.88, 0.94), "SSD": (0.71, None, None)}, threshold=0.5, xlabel="AUROC")
+    >>> [label.get_text() for label in axes.get_yticklabels()], axes.get_xlabel()
+    (['CMG', 'SSD'], 'AUROC')
+    >>> plt.close(axes.figure)
     """
     if not rows:
         raise InputError("forest() was given no rows; it takes a dict of name -> (value, low, high).")
@@ -157,6 +178,12 @@ def legend(ax: Axes, *, shared: bool = False, columns: int = 4, **options: Any) 
     Raises InputError where nothing on the axes has a label.
 
     Example: plots.legend(axes[0, 0], shared=True, markerscale=4)
+
+    >>> figure, axes = plt.subplots(layout="constrained")
+    >>> _ = axes.plot([0, 1], label="CMG")
+    >>> [text.get_text() for text in legend(axes).get_texts()]
+    ['CMG']
+    >>> plt.close(figure)
     """
     handles, labels = ax.get_legend_handles_labels()
     if not labels:
@@ -179,6 +206,11 @@ def show_images(
 
     images: "n h w c" or "n h w" (a list may mix sizes), uint8 in 0..255 or float in 0..1; "h w" is drawn with the
     colour map, over `limits` when given. titles: one per picture, or none. Raises InputError when their numbers differ.
+
+    >>> figure = show_images(np.zeros((10, 32, 32, 3), np.uint8), [f"no. {i}" for i in range(10)], columns=5)
+    >>> len(figure.axes), figure.axes[9].texts[0].get_text()
+    (10, 'no. 9')
+    >>> plt.close(figure)
     """
     if len(images) == 0:
         raise InputError("show_images() was given no images.")

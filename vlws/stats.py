@@ -36,6 +36,12 @@ def replicates(
 
     Raises:
         InputError: arrays of unequal length; a statistic that is not finite on some resample.
+
+    >>> correct = np.array([1, 1, 0, 1])
+    >>> replicates(np.mean, correct, n=1000).shape
+    (1001,)
+    >>> float(replicates(np.mean, correct)[0])  # the value itself comes first
+    0.75
     """
     columns = [np.asarray(a) for a in arrays]
     if not columns or any(c.ndim == 0 or len(c) != len(columns[0]) for c in columns) or len(columns[0]) == 0:
@@ -79,6 +85,12 @@ class Estimate:
 
     `se_seeds`, `se_items`: standard errors of the mean from the spread over seeds and from the items within them.
     `draws`: of the crossed bootstrap, where seeds share their items; else None.
+
+    >>> accuracy = estimate(np.array([0.81, 0.84, 0.83]))
+    >>> f"{accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}] over {accuracy.n_seeds} seeds"
+    '0.827 [0.789, 0.865] over 3 seeds'
+    >>> accuracy.p_value(0.75) < 0.05 < accuracy.p_value(0.82)
+    True
     """
 
     value: float
@@ -133,6 +145,13 @@ def estimate(
         item_se: "seed", in place of replicates.
 
     Where neither seeds nor items vary and `items` is not given, there is no interval: agreement is not certainty.
+
+    >>> estimate(np.array([0.90, 0.94, 0.92]), bounds=(0, 1)).high  # t(.975, 2) is 4.3: three seeds say little
+    0.9696827542350064
+    >>> estimate(np.array([1.0, 1.0, 1.0])).low is None
+    True
+    >>> estimate(np.array([1.0, 1.0, 1.0]), items=50, bounds=(0, 1)).low  # rule of three over 150 items
+    0.98
     """
     point, rows = (values, None) if values.ndim == 1 else (values[0], values[1:])
     value, n_seeds = float(point.mean()), len(point)
@@ -175,30 +194,53 @@ def _clipped(low: float, high: float, bounds: Sequence[float] | None) -> tuple[f
 
 
 def interval(values: np.ndarray, **options: Any) -> tuple[float, float | None, float | None]:
-    """(mean, low, high) of `estimate`."""
+    """(mean, low, high) of `estimate`.
+
+    >>> value, low, high = interval(np.array([0.81, 0.84, 0.83]))
+    >>> round(value, 3), round(low, 3), round(high, 3)
+    (0.827, 0.789, 0.865)
+    """
     found = estimate(values, **options)
     return found.value, found.low, found.high
 
 
 def p_value(values: np.ndarray, threshold: float, **options: Any) -> float | None:
-    """Two-sided p of the mean over seeds being `threshold`; see `estimate`."""
+    """Two-sided p of the mean over seeds being `threshold`; see `estimate`.
+
+    >>> round(p_value(np.array([0.81, 0.84, 0.83]), threshold=0.75), 3)
+    0.013
+    """
     return estimate(values, **options).p_value(threshold)
 
 
 def quantile(n_seeds: int) -> float:
-    """t(.975, S-1)."""
+    """t(.975, S-1).
+
+    >>> [round(quantile(n), 2) for n in (2, 3, 5, 30)]
+    [12.71, 4.3, 2.78, 2.05]
+    """
     from scipy.stats import t
 
     return float(t.ppf(0.975, n_seeds - 1))
 
 
 def widening(n_seeds: int) -> float:
-    """sqrt(S/(S-1)) t(.975, S-1) / z(.975): what a percentile bootstrap over S seeds must be widened by."""
+    """sqrt(S/(S-1)) t(.975, S-1) / z(.975): what a percentile bootstrap over S seeds must be widened by.
+
+    >>> [round(widening(n), 2) for n in (2, 3, 5, 30)]
+    [9.17, 2.69, 1.58, 1.06]
+    """
     return math.sqrt(n_seeds / (n_seeds - 1)) * quantile(n_seeds) / Z
 
 
 def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
-    """Which hypotheses Holm's step-down procedure rejects: the family-wise error rate is at most `level`."""
+    """Which hypotheses Holm's step-down procedure rejects: the family-wise error rate is at most `level`.
+
+    >>> holm([0.001, 0.04, 0.02])  # 0.02 is held against 0.05 / 2
+    [True, True, True]
+    >>> holm([0.001, 0.04, 0.03])
+    [True, False, False]
+    """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     rejected = [False] * len(p_values)
     for rank, i in enumerate(order):

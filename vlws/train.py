@@ -24,7 +24,15 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class Diverged(RuntimeError):
-    """The loss was no longer finite; says at which step, and which checkpoint is still good."""
+    """The loss was no longer finite; says at which step, and which checkpoint is still good.
+
+    >>> model = nn.Linear(1, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> fit(model, lambda m, x: m(x).sum() * float("nan"), lambda step: torch.ones(1, 1), 5, optimizer, device="cpu")
+    Traceback (most recent call last):
+        ...
+    vlws.train.Diverged: train: the loss was nan at step 1 of 5; nothing was saved; try a smaller lr.
+    """
 
 
 def fit(
@@ -62,6 +70,21 @@ def fit(
     Raises:
         Diverged: a loss that is not finite; weights in `out` are those of the last checkpoint.
         InputError: no steps, an unknown precision, or a checkpoint of another model.
+
+    >>> _ = torch.manual_seed(0)
+    >>> x = torch.randn(64, 3)
+    >>> model, batch = nn.Linear(3, 1), epochs(n=64, batch_size=16, seed=0)
+    >>> log = fit(
+    ...     model,
+    ...     lambda model, rows: ((model(x[rows]) - x[rows].sum(1, keepdim=True)) ** 2).mean(),
+    ...     batch,
+    ...     steps=50,
+    ...     optimizer=torch.optim.Adam(model.parameters(), lr=0.1),
+    ...     device="cpu",
+    ...     label="",
+    ... )
+    >>> [record["step"] for record in log], log[-1]["loss"] < 0.1 * log[0]["loss"]
+    ([25, 50], True)
     """
     _check_settings(steps, precision)
     AcceleratorState._reset_state(reset_partial_state=True)  # else the first fit of a process decides for all
@@ -103,7 +126,14 @@ def fit(
 
 
 def epochs(n: int, batch_size: int, seed: int) -> Callable[[int], torch.Tensor]:
-    """step -> "batch_size" int64 indices below n: a fresh permutation each epoch, the incomplete batch dropped."""
+    """step -> "batch_size" int64 indices below n: a fresh permutation each epoch, the incomplete batch dropped.
+
+    >>> batch = epochs(n=5, batch_size=2, seed=0)
+    >>> batch(0).shape, len(set(torch.cat([batch(0), batch(1)]).tolist()))  # two steps an epoch, no index twice
+    (torch.Size([2]), 4)
+    >>> bool((batch(7) == batch(7)).all())  # a function of the step alone
+    True
+    """
     per_epoch = n // batch_size
     if per_epoch < 1:
         raise InputError(f"{n} items do not fill one batch of {batch_size}; give more items or a smaller batch.")
@@ -124,6 +154,15 @@ def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
 
     The first step already has a rate above 0 (1/n of the full one, over n warm-up steps), unlike
     `transformers.get_cosine_schedule_with_warmup`, whose first step has rate 0 and changes nothing.
+
+    >>> optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    >>> scheduler, rates = warmup_cosine(optimizer, steps=4, warmup=0.5), []
+    >>> for _ in range(4):
+    ...     rates.append(round(optimizer.param_groups[0]["lr"], 2))
+    ...     optimizer.step()
+    ...     scheduler.step()
+    >>> rates, round(optimizer.param_groups[0]["lr"], 2)
+    ([0.5, 1.0, 1.0, 0.5], 0.0)
     """
     first = max(1, round(warmup * steps))
 

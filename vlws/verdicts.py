@@ -30,6 +30,11 @@ def recompute(measure: Mapping[str, Any]) -> dict[str, Any]:
 
     `measure`: a dict as `Measure.to_dict` gives it; what is recomputed is not read. A page, a table or a committed
     result can be audited with it.
+
+    >>> claim = {"direction": "greater", "threshold": 0.05, "n_seeds": 3}
+    >>> found = recompute(claim | {"values": [0.10, 0.12, 0.11]})
+    >>> found["verdict"], found["why"]
+    ('supported', 'the interval [0.085, 0.135] is above 0.050')
     """
     found: dict[str, Any] = dict.fromkeys(("value", "low", "high", "p"))
     if measure.get("values"):
@@ -62,6 +67,14 @@ def verdict(claim: Mapping[str, Any], low: float | None, high: float | None) -> 
     "not at this scale" where a need or a gate is not met, or one seed gives no interval; "by construction" and
     "reported" where the claims file says so; else the whole interval decides: on the claim's side of the threshold
     (supported), on the other side (opposed), across it (undecided).
+
+    >>> claim = {"direction": "greater", "threshold": 0.05, "n_seeds": 3}
+    >>> verdict(claim, 0.06, 0.09)
+    ('supported', 'the interval [0.060, 0.090] is above 0.050')
+    >>> verdict(claim, 0.01, 0.09)[0], verdict(claim, -0.02, 0.01)[0]
+    ('undecided', 'opposed')
+    >>> verdict(claim | {"n_seeds": 1}, None, None)
+    ('not at this scale', '1 seed, the claim needs 2')
     """
     n_seeds, per = claim["n_seeds"], claim.get("per", "seed")
     wanted = max(2, (claim.get("needs") or {}).get("seeds", 2))
@@ -98,6 +111,10 @@ def holm_verdicts(measures: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """id -> verdict after Holm's correction over the judged claims of a chapter, at a family-wise level of 5 %.
 
     A verdict that does not survive the correction becomes undecided; those that are not judged stay as they are.
+
+    >>> found = {"01.C1": 0.001, "01.C2": 0.04, "01.C3": 0.03}
+    >>> holm_verdicts([{"id": claim, "verdict": "supported", "p": p} for claim, p in found.items()])
+    {'01.C1': 'supported', '01.C2': 'undecided', '01.C3': 'undecided'}
     """
     judged = [m for m in measures if m["verdict"] in JUDGED and m.get("p") is not None]
     kept = stats.holm([m["p"] for m in judged])
@@ -106,7 +123,13 @@ def holm_verdicts(measures: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def criterion(claim: Any) -> str:
-    """What the interval must be, in words: "above 0.05", "below 0.02", "within 0.40 ± 0.03" (a dict or a Claim)."""
+    """What the interval must be, in words: "above 0.05", "below 0.02", "within 0.40 ± 0.03" (a dict or a Claim).
+
+    >>> criterion({"direction": "greater", "threshold": 0.05})
+    'above 0.050'
+    >>> criterion({"direction": "within", "threshold": 0.4, "tolerance": 0.03})
+    'within 0.400 ± 0.030'
+    """
     given = claim if isinstance(claim, Mapping) else asdict(claim)
     if given["direction"] == "within":
         return f"within {number(given['threshold'])} ± {number(given['tolerance'])}"
@@ -114,13 +137,21 @@ def criterion(claim: Any) -> str:
 
 
 def gate_passed(gate: Mapping[str, Any]) -> bool:
-    """Whether a gate's value is on the right side of its threshold."""
+    """Whether a gate's value is on the right side of its threshold.
+
+    >>> gate_passed({"direction": "greater", "value": 0.62, "threshold": 0.9})
+    False
+    """
     above = gate["direction"] == "greater"
     return bool(gate["value"] >= gate["threshold"] if above else gate["value"] <= gate["threshold"])
 
 
 def gate_reason(gate: Mapping[str, Any]) -> str:
-    """ "0.62, needed at least 0.90"."""
+    """ "0.62, needed at least 0.90".
+
+    >>> gate_reason({"direction": "greater", "value": 0.62, "threshold": 0.9})
+    '0.620, needed at least 0.900'
+    """
     bound = "at least" if gate["direction"] == "greater" else "at most"
     return f"{number(gate['value'])}, needed {bound} {number(gate['threshold'])}"
 
@@ -147,7 +178,13 @@ def figures(m: Any) -> tuple[str, str, str]:
 
 
 def wanted(m: Any) -> str:
-    """The criterion in the unit that `figures` shows: "above 10", "within 0.80 to 1.25"."""
+    """The criterion in the unit that `figures` shows: "above 10", "within 0.80 to 1.25".
+
+    >>> wanted({"direction": "greater", "threshold": 1, "unit": "decades"})
+    'above 10'
+    >>> wanted({"direction": "less", "threshold": 0.02, "unit": "AUROC"})
+    'below 0.020'
+    """
     given = m if isinstance(m, Mapping) else vars(m)
     if not _logarithmic(given["unit"]):
         return criterion(given)
@@ -172,12 +209,22 @@ def _shown(value: float | None, unit: str) -> str:
 
 
 def badge(word: str, label: str = "") -> str:
-    """A verdict as a coloured label, which says `label` where that is given."""
+    """A verdict as a coloured label, which says `label` where that is given.
+
+    >>> "✓ supported" in badge("supported"), "✗ after Holm: no" in badge("opposed", "after Holm: no")
+    (True, True)
+    """
     return display.badge(label or word, *VERDICTS.get(word, ("·", "#5f6368")))
 
 
 def strip(m: Any) -> str:
-    """The interval of a measure (a dict or anything with its fields) against its threshold or band."""
+    """The interval of a measure (a dict or anything with its fields) against its threshold or band.
+
+    >>> m = {"low": 0.06, "value": 0.08, "high": 0.1, "threshold": 0.05, "tolerance": None}
+    >>> drawn = strip(m | {"unit": "AUROC", "direction": "greater", "verdict": "supported"})
+    >>> 'aria-label="0.080 [0.060, 0.100] against above 0.050"' in drawn
+    True
+    """
     given = m if isinstance(m, Mapping) else vars(m)
     goal, band = given["threshold"], given["tolerance"] or 0.0
     value, interval, _ = figures(given)

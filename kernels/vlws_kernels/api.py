@@ -46,6 +46,14 @@ def gak(
     own for each pair, or with the triple distance, that is no longer assured: clamp where it matters.
     `log` returns the natural logarithm, which neither overflows nor vanishes. A table `distance` has no K(x,x): it
     needs `normalize=False`. Raises ValueError or TypeError for input that does not fit.
+
+    >>> x = torch.tensor([[[0.0], [1.0], [2.0]], [[0.0], [0.0], [9.0]]])  # two sequences of three numbers
+    >>> gak(x).shape
+    torch.Size([2, 2])
+    >>> gak(x).diagonal().tolist()  # normalised: each is equal to itself
+    [1.0, 1.0]
+    >>> bool(gak(x, sigma=0.5)[0, 1] < gak(x, sigma=5.0)[0, 1])  # a wide kernel sees less of a difference
+    True
     """
     problem = Problem(x, y, len_x, len_y, modality_x, modality_y, split, distance)
     sigma, engine = problem.per_pair(sigma, "sigma"), engines.choose(engine, x)
@@ -78,6 +86,12 @@ def soft_dtw(
     """Soft-DTW discrepancies "a b": -gamma log of the sum over alignments of exp(-cost/gamma); may be negative.
 
     `gamma` > 0 has the unit of the costs (squared, for the squared Euclidean distance); gamma -> 0 gives DTW.
+
+    >>> x, y = torch.tensor([[[0.0], [1.0], [2.0]]]), torch.tensor([[[0.0], [0.0], [2.0]]])
+    >>> dtw(x, y).item(), round(soft_dtw(x, y, gamma=0.01).item(), 2), round(soft_dtw(x, y, gamma=1.0).item(), 2)
+    (1.0, 0.99, -0.46)
+    >>> round(soft_dtw(torch.zeros(1, 3, 1)).exp().pow(-1).item())  # 13 alignments of three with three, all at no cost
+    13
     """
     problem = Problem(x, y, len_x, len_y, modality_x, modality_y, split, distance)
     gamma, engine = problem.per_pair(gamma, "gamma"), engines.choose(engine, x)
@@ -101,6 +115,13 @@ def dtw(
     """Dynamic time warping costs "a b": the least sum of local costs (squared distances; no root is taken).
 
     The gradient is that of one best alignment (a subgradient where there are several).
+
+    >>> x = torch.tensor([[[0.0], [3.0], [3.0]]])
+    >>> y = torch.tensor([[[0.0], [0.0], [3.0]], [[1.0], [4.0], [0.0]]])
+    >>> dtw(x, y).tolist()  # the first differs in speed alone
+    [[0.0, 11.0]]
+    >>> dtw(x, y, len_y=torch.tensor([3, 2])).tolist()  # the second without its last element
+    [[0.0, 3.0]]
     """
     problem = Problem(x, y, len_x, len_y, modality_x, modality_y, split, distance)
     engine = engines.choose(engine, x)
@@ -117,6 +138,10 @@ def expected_alignment(
 
     Give `gamma` (soft-DTW) or `sigma` (GAK). It is the gradient of soft-DTW with respect to the cost table, which
     `distance` "n m" may replace. Computed in float64 on the device of `x`, returned in the dtype of `x`.
+
+    >>> x, y = torch.tensor([[0.0], [5.0]]), torch.tensor([[0.0], [0.0], [5.0]])
+    >>> expected_alignment(x, y, gamma=0.1).round(decimals=2).tolist()
+    [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
     if (gamma is None) == (sigma is None):
         raise ValueError("give either gamma (soft-DTW) or sigma (GAK) for the expected alignment, and not both.")
@@ -128,7 +153,11 @@ def expected_alignment(
 
 @public
 def alignment_path(x: Tensor, y: Tensor, *, distance: Tensor | None = None) -> Tensor:
-    """Of one pair "n dim", "m dim": a best DTW alignment, "step 2", index pairs from (0, 0) to (n-1, m-1)."""
+    """Of one pair "n dim", "m dim": a best DTW alignment, "step 2", index pairs from (0, 0) to (n-1, m-1).
+
+    >>> alignment_path(torch.tensor([[0.0], [5.0]]), torch.tensor([[0.0], [0.0], [5.0]])).tolist()
+    [[0, 0], [0, 1], [1, 2]]
+    """
     return torch_engine.occupancy("dtw", *one_table(x, y, distance))[0].nonzero()
 
 

@@ -15,7 +15,11 @@ def held(size: int, share: float = 1) -> int:
 
 @public
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Squared Euclidean distances "... n m", from the differences: |x|^2 + |y|^2 - 2xy would cancel for near points."""
+    """Squared Euclidean distances "... n m", from the differences: |x|^2 + |y|^2 - 2xy would cancel for near points.
+
+    >>> squared_distance(torch.zeros(1, 2), torch.tensor([[3.0, 4.0], [0.0, 1.0]])).tolist()
+    [[25.0, 1.0]]
+    """
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
@@ -26,6 +30,11 @@ def triple_distance(x: Tensor, y: Tensor, modality_x: Tensor, modality_y: Tensor
     Each slice is the concatenation of a uni-modal part (the first `split` numbers) and a cross-modal part. Two slices
     of one modality ("... n" and "... m", integers, on any device) are compared by the first part, of different ones by
     the second. Raises ValueError for a split that lies outside the slices.
+
+    >>> x = torch.tensor([[1.0, 0.0, 0.0], [1.0, 2.0, 0.0]])  # one uni-modal number, two cross-modal ones
+    >>> y = torch.zeros(1, 3)
+    >>> triple_distance(x, y, torch.tensor([0, 1]), torch.tensor([0]), split=1).tolist()  # first of one modality
+    [[1.0], [4.0]]
     """
     if not 0 < split < x.shape[-1]:
         raise ValueError(f"split is {split}; it must lie between 1 and {x.shape[-1] - 1}, inside the slices.")

@@ -21,6 +21,10 @@ def knn(x: Tensor, y: Tensor, k: int, *, engine: str | None = None) -> tuple[Ten
     """The `k` nearest `y` "m dim" of each `x` "n dim": Euclidean distances "n k", ascending, and indices "n k" (int64).
 
     Distances are those of the differences, exact for near points; they are differentiable in x and y.
+
+    >>> distance, index = knn(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [1.0, 0.0], [9.0, 9.0]]), k=2)
+    >>> distance.tolist(), index.tolist()
+    ([[1.0, 5.0]], [[1, 0]])
     """
     check_points(x=x, y=y)
     if not 1 <= k <= len(y):
@@ -39,7 +43,12 @@ def knn(x: Tensor, y: Tensor, k: int, *, engine: str | None = None) -> tuple[Ten
 
 @public
 def nearest_code(x: Tensor, codes: Tensor, *, engine: str | None = None) -> tuple[Tensor, Tensor]:
-    """The nearest of `codes` "m dim" to each `x` "n dim": Euclidean distance "n" and index "n" (int64)."""
+    """The nearest of `codes` "m dim" to each `x` "n dim": Euclidean distance "n" and index "n" (int64).
+
+    >>> distance, index = nearest_code(torch.tensor([[0.0], [7.0]]), torch.tensor([[1.0], [10.0]]))
+    >>> distance.tolist(), index.tolist()
+    ([1.0, 3.0], [0, 1])
+    """
     check_points(x=x, codes=codes)
     with torch.no_grad():
         shift = codes.mean(0)
@@ -55,6 +64,10 @@ def kmeans(
 
     Stops after `iterations` or when the centres move by less than `tolerance` times the data's standard deviation. A
     cluster that empties takes the point farthest from its centre. The same seed gives the same result.
+
+    >>> centres, labels, inertia = kmeans(torch.tensor([[0.0], [2.0], [10.0], [12.0]]), k=2)
+    >>> sorted(centres[:, 0].tolist()), bool(labels[0] == labels[1]), inertia
+    ([1.0, 11.0], True, 4.0)
     """
     check_points(x=x)
     if not 1 <= k <= len(x):

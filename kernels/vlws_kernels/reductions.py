@@ -30,6 +30,11 @@ def max_sim(
     """Late interaction "a b" of token embeddings `x` "a n dim" and `y` "b m dim": sum over x of the best dot product.
 
     O. Khattab and M. Zaharia, ColBERT, SIGIR 2020, equation 3. Tokens behind the true lengths are left out.
+
+    >>> query = torch.eye(2)[None]  # one query of two tokens
+    >>> pages = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.5, 0.5]]])
+    >>> max_sim(query, pages).tolist()
+    [[2.0, 1.5]]
     """
     for name, tensor in (("x", x), ("y", y)):
         if tensor.dim() != 3 or 0 in tensor.shape or tensor.dtype not in FLOATS:
@@ -80,6 +85,12 @@ def info_nce(x: Tensor, y: Tensor, temperature: float | Tensor = 0.07, *, engine
     The mean over both directions of -log softmax(x y^T / temperature) on the diagonal (van den Oord et al. 2018; CLIP,
     Radford et al. 2021, figure 3). Rows are used as given: normalise them first for cosine similarity.
     Differentiable in x, y and, if it is a tensor, the temperature.
+
+    >>> rows = torch.eye(3)
+    >>> info_nce(rows, rows).item() < 1e-5, info_nce(rows, rows.roll(1, dims=0)).item() > 10
+    (True, True)
+    >>> round(info_nce(torch.zeros(3, 2), torch.zeros(3, 2)).item(), 4)  # chance: log 3
+    1.0986
     """
     check_points(x=x, y=y)
     if len(x) != len(y):
@@ -131,6 +142,12 @@ def mmd(
 
     k(u, v) = exp(-|u-v|^2 / (2 sigma^2)), averaged over the widths if `sigma` holds several. `unbiased` leaves out
     the pairs of a point with itself (Gretton et al. 2012, equation 3, may be negative); else equation 5.
+
+    >>> x = torch.linspace(0, 1, 50)[:, None]
+    >>> mmd(x, x + 3).item() > 0.5
+    True
+    >>> abs(mmd(x, x, unbiased=False).item()) < 1e-6
+    True
     """
     check_points(x=x, y=y)
     widths = [float(s) for s in (sigma if isinstance(sigma, Sequence) else [sigma])]

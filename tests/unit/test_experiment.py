@@ -234,6 +234,80 @@ def test_changed_code_changes_the_key(package):
     assert len(set(keys)) == 5
 
 
+def test_docstrings_comments_and_formatting_keep_the_key(package):
+    before = python(KEY, package).stdout
+    for file, old, new in [
+        ("vlws_kernels/deep.py", "FACTOR = 1", '"""A factor."""\n\nFACTOR  =  1  # of value'),
+        ("vlws_kernels/top.py", "    return", '    """A value.\n\n    >>> value(2)\n    2\n    """\n    return'),
+        ("cells.py", "    return {'v': ", '    """One cell."""\n    # all of it\n    return {"v": '),
+    ]:
+        text = (package / file).read_text()
+        assert old in text
+        (package / file).write_text(text.replace(old, new))
+    assert python(KEY, package).stdout == before
+
+
+ONE = "def f(x):\n    return 2 * x\n"
+
+
+@pytest.mark.parametrize(
+    "other",
+    ['def f(x):\n    """Twice x."""\n    return 2*x', "def f(\n    x\n):\n    return (2 * x)  # twice", "\n" + ONE],
+)
+def test_what_computes_the_same_is_the_same(other):
+    assert fingerprint.computes(other) == fingerprint.computes(ONE)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "def f(x):\n    return 3 * x\n",
+        "def f(x):\n    return 2.0 * x\n",
+        "def f(x=None):\n    return 2 * x\n",
+        "def f(x):\n    '' + 'no docstring'\n    return 2 * x\n",
+        "def f(x):\n    x = 1\n    'no docstring'\n    return 2 * x\n",
+        "async def f(x):\n    return 2 * x\n",
+        "@cache\ndef f(x):\n    return 2 * x\n",
+        "def f(x):\nreturn 2 * x\n",  # no Python: its text counts
+    ],
+)
+def test_what_computes_otherwise_is_told_apart(other):
+    assert fingerprint.computes(other) != fingerprint.computes(ONE)
+
+
+@pytest.mark.parametrize(("one", "other"), [("x = None", "x = ''"), ("x = ()", "x = []"), ("x = 'a'", "x = b'a'")])
+def test_empty_values_are_told_apart(one, other):
+    assert fingerprint.computes(one) != fingerprint.computes(other)
+
+
+def test_a_module_is_read_again_once_its_file_has_changed(package, monkeypatch):
+    file = package / "vlws_kernels/deep.py"
+    monkeypatch.setattr(fingerprint, "_file", lambda module: file)
+    first = fingerprint.module_source("vlws_kernels.deep")
+    file.write_text("# a comment\nFACTOR = 1\n")
+    assert fingerprint.module_source("vlws_kernels.deep") == first
+    file.write_text("FACTOR = 12\n")
+    assert fingerprint.module_source("vlws_kernels.deep") != first
+    file.write_text("FACTOR = \n")  # half written
+    assert fingerprint.module_source("vlws_kernels.deep") == b"FACTOR = \n"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "if x:\n    pass\nelse:\n    {}",
+        "try:\n    {}\nexcept E:\n    pass",
+        "try:\n    pass\nexcept E:\n    {}\nfinally:\n    pass",
+        "match x:\n    case 1:\n        {}",
+        "with x:\n    {}",
+        "class A:\n    def f(self):\n        {}",
+        "x = lambda: 1; {}",
+    ],
+)
+def test_imports_are_found_wherever_they_stand(block):
+    assert fingerprint.imported(block.format("from vlws import errors")) == {"vlws", "vlws.errors"}
+
+
 def test_a_stale_cell_is_computed_again(package):
     assert python(GRID, package).stdout.strip() == "[1]"
     (package / "vlws_kernels/deep.py").write_text("FACTOR = 5")

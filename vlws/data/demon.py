@@ -60,6 +60,13 @@ class Sample:
         images: files, or uint8 RGB "h w 3".
         choices: the options of a multi-choice question, right one among them; empty for open-ended ones, and where
             the options are pictures that the context names "Image A: {image#4}".
+
+    >>> picture = np.zeros((8, 8, 3), np.uint8)
+    >>> sample = Sample(0, 0, "Answer.", "{image#1} Which colour?", (picture,), ("red", "blue"), "red")
+    >>> sample.prompt
+    "Answer.<image> Which colour?Choice list:['red', 'blue']. Your answer is:"
+    >>> [picture.shape for picture in sample.pictures()]
+    [(8, 8, 3)]
     """
 
     sample_id: int | str
@@ -85,7 +92,13 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """`question_type` is OPEN or CHOICE; `instructions` are the task's templates."""
+    """`question_type` is OPEN or CHOICE; `instructions` are the task's templates.
+
+    >>> sample = Sample(0, 0, "Answer.", "What is it?", (), (), "a cat")
+    >>> task = Task("naming", "Knowledge", OPEN, ("Answer.",), (sample,))
+    >>> score(task, ["A cat!"]).tolist()
+    [1.0]
+    """
 
     name: str
     category: str
@@ -106,6 +119,14 @@ def read_demon(folder: str | Path) -> list[Task]:
     Raises:
         InputError: no task, broken JSON, a missing field or picture, a placeholder without a picture, an instruction
             out of range, a response that is not among its options, two tasks of one name.
+
+    >>> import tempfile
+    >>> picture = np.zeros((8, 8, 3), np.uint8)
+    >>> sample = Sample(0, 0, "Answer.", "{image#1} What is it?", (picture,), (), "a cat")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     (task,) = read_demon(write_demon(folder, [Task("naming", "Knowledge", OPEN, ("Answer.",), (sample,))]))
+    >>> task.name, task.question_type, task.samples[0].prompt
+    ('naming', 'open-ended', 'Answer.<image> What is it?')
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
@@ -205,7 +226,15 @@ def _category(name: str, path: Path) -> str:
 
 
 def write_demon(folder: str | Path, tasks: Sequence[Task]) -> Path:
-    """Write `<category>/<task>/core/core.json` and its pictures as PNG files in `images/`; core.json comes last."""
+    """Write `<category>/<task>/core/core.json` and its pictures as PNG files in `images/`; core.json comes last.
+
+    >>> import tempfile
+    >>> sample = Sample(0, 0, "Answer.", "{image#1} What is it?", (np.zeros((8, 8, 3), np.uint8),), (), "a cat")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = write_demon(folder, [Task("naming", "Knowledge", OPEN, ("Answer.",), (sample,))])
+    ...     print([path.relative_to(folder).as_posix() for path in sorted(Path(folder).rglob("*.*"))])
+    ['Knowledge/naming/core/core.json', 'Knowledge/naming/core/images/0_1.png']
+    """
     folder = Path(folder)
     for task in tasks:
         root = folder / task.category / task.name / "core"
@@ -228,7 +257,14 @@ def write_demon(folder: str | Path, tasks: Sequence[Task]) -> Path:
 
 
 def write_predictions(folder: str | Path, task: Task, texts: Sequence[str]) -> Path:
-    """Write `<task>/pred.json` for the benchmark's script: a list of {sample_id, pred_response, gt_response}."""
+    """Write `<task>/pred.json` for the benchmark's script: a list of {sample_id, pred_response, gt_response}.
+
+    >>> import json, tempfile
+    >>> task = Task("naming", "Knowledge", OPEN, ("",), (Sample(7, 0, "", "What is it?", (), (), "a cat"),))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     json.loads(write_predictions(folder, task, ["a dog"]).read_text())
+    [{'sample_id': 7, 'pred_response': 'a dog', 'gt_response': 'a cat'}]
+    """
     _check_length(task, texts)
     path = Path(folder) / task.name / "pred.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -245,6 +281,13 @@ def read_predictions(folder: str | Path, task: Task) -> list[str]:
 
     Raises:
         InputError: no such file, broken JSON, or a sample without an answer.
+
+    >>> import tempfile
+    >>> task = Task("naming", "Knowledge", OPEN, ("",), (Sample(7, 0, "", "What is it?", (), (), "a cat"),))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = write_predictions(folder, task, ["a dog"])
+    ...     read_predictions(folder, task)
+    ['a dog']
     """
     path = Path(folder) / task.name / "pred.json"
     rows = read_json(path)
@@ -265,7 +308,11 @@ def read_predictions(folder: str | Path, task: Task) -> list[str]:
 
 def normalise(text: str) -> str:
     """Lower case without punctuation, as VQA scripts do: a mark that touches a space anywhere in the text goes, one
-    that joins words becomes a space; full stops go unless a digit follows."""
+    that joins words becomes a space; full stops go unless a digit follows.
+
+    >>> normalise("A well-known Cat.")
+    'a well known cat'
+    """
     text = re.sub(r"[\n\t]", " ", text).strip()
     thousands = re.search(r"\d,\d", text) is not None
     clean = text
@@ -277,14 +324,22 @@ def normalise(text: str) -> str:
 
 
 def rouge_l(candidate: str, reference: str) -> float:
-    """ROUGE-L F1 of two normalised texts: the harmonic mean of LCS / words of each (Lin 2004, eqs. 2-4, beta = 1)."""
+    """ROUGE-L F1 of two normalised texts: the harmonic mean of LCS / words of each (Lin 2004, eqs. 2-4, beta = 1).
+
+    >>> round(rouge_l("a red cat", "a cat"), 2)  # LCS 2, of 3 and of 2 words
+    0.8
+    """
     a, b = candidate.split(), reference.split()
     common = lcs(a, b)
     return 2 * common / (len(a) + len(b)) if common else 0.0
 
 
 def lcs(a: Sequence, b: Sequence) -> int:
-    """Length of the longest common subsequence, bit-parallel: the zeros that rows of the table leave (Hyyrö 2004)."""
+    """Length of the longest common subsequence, bit-parallel: the zeros that rows of the table leave (Hyyrö 2004).
+
+    >>> lcs("a red cat sleeps".split(), "a cat sleeps".split())
+    3
+    """
     places: dict = {}
     for i, item in enumerate(a):
         places[item] = places.get(item, 0) | 1 << i
@@ -300,6 +355,11 @@ def chosen(answer: str, choices: Sequence[str]) -> str | None:
     """Which of the normalised choices a normalised answer means: an equal one, else the nearest by TF-IDF cosine.
 
     None where no choice is nearer than all others.
+
+    >>> chosen("it is red", ["red", "blue"])
+    'red'
+    >>> chosen("green", ["red", "blue"]) is None
+    True
     """
     choices = list(dict.fromkeys(choices))
     if answer in choices:
@@ -314,7 +374,13 @@ def chosen(answer: str, choices: Sequence[str]) -> str | None:
 
 
 def score_sample(sample: Sample, question_type: str, text: str) -> float:
-    """One answer, 0 to 1, by the rule that fits its sample."""
+    """One answer, 0 to 1, by the rule that fits its sample.
+
+    >>> score_sample(Sample(0, 0, "", "Which colour?", (), ("red", "blue"), "red"), CHOICE, "It is red.")
+    1.0
+    >>> score_sample(Sample(0, 0, "", "What is it?", (), (), "a cat"), OPEN, "a red cat")
+    0.8
+    """
     answer, truth = normalise(text), normalise(sample.response)
     if question_type == OPEN:
         return rouge_l(answer, truth)
@@ -325,7 +391,12 @@ def score_sample(sample: Sample, question_type: str, text: str) -> float:
 
 
 def score(task: Task, texts: Sequence[str]) -> np.ndarray:
-    """ "sample" float64: the score of each answer, in the order of the task's samples."""
+    """ "sample" float64: the score of each answer, in the order of the task's samples.
+
+    >>> sample = Sample(0, 0, "", "What is it?", (), (), "a cat")
+    >>> score(Task("naming", "Knowledge", OPEN, ("",), (sample, sample)), ["a cat", "a dog"]).tolist()
+    [1.0, 0.5]
+    """
     _check_length(task, texts)
     return np.array([score_sample(s, task.question_type, t) for s, t in zip(task.samples, texts, strict=True)])
 
@@ -334,6 +405,10 @@ def summary(scores: Mapping[Task, np.ndarray]) -> pd.DataFrame:
     """Scores of tasks -> one row a category, x 100, with its tasks, and the row "mean" over the categories.
 
     A category is the unweighted mean over its tasks, whatever their sizes.
+
+    >>> one, two = (Task(name, "Knowledge", OPEN, ("",), ()) for name in ("naming", "counting"))
+    >>> summary({one: np.array([1.0, 0.0]), two: np.array([1.0])}).loc["Knowledge"].tolist()  # tasks, score
+    [2.0, 75.0]
     """
     rows = [(task.category, task.name, 100 * float(np.mean(values))) for task, values in scores.items()]
     table = pd.DataFrame(rows, columns=["category", "task", "score"])

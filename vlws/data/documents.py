@@ -30,6 +30,11 @@ class Slice:
     supervised: whether the language model learns the sentence: its tokens carry labels. Never a question that an
         answer answers; a document's answer always carries labels. Two slices of the same content are equal, whether
         supervised or not.
+
+    >>> Slice("a red cat").is_image, Slice(image=0).is_image
+    (False, True)
+    >>> Slice("a red cat", supervised=True) == Slice("a red cat")
+    True
     """
 
     text: str = ""
@@ -39,6 +44,7 @@ class Slice:
 
     @property
     def is_image(self) -> bool:
+        """Whether it is a picture rather than a sentence."""
         return self.image >= 0
 
 
@@ -48,6 +54,10 @@ class Document:
 
     choices: the answers to choose from, of a question with a closed set.
     lone: the slice that is also read by itself, as a retrieval candidate is; not supervised.
+
+    >>> document = Document((Slice(image=0), Slice("what colour?")), answer="red", choices=("red", "blue"))
+    >>> len(document.slices), document.slices[-1].text, document.lone
+    (2, 'what colour?', None)
     """
 
     slices: tuple[Slice, ...]
@@ -57,7 +67,14 @@ class Document:
 
 
 class Renderable(Protocol):
-    """Pictures that are rendered when first asked for."""
+    """Pictures that are rendered when first asked for.
+
+    >>> class Black:
+    ...     def render(self):
+    ...         return np.zeros((2, 32, 32, 3), np.uint8)
+    >>> Documents((), Black()).images.shape
+    (2, 32, 32, 3)
+    """
 
     def render(self) -> np.ndarray:
         """All pictures, "n h w 3" uint8 RGB."""
@@ -65,18 +82,30 @@ class Renderable(Protocol):
 
 
 class Pictured:
-    """Base of what holds documents: `images` "n h w 3" uint8 RGB, indexed by `Slice.image`."""
+    """Base of what holds documents: `images` "n h w 3" uint8 RGB, indexed by `Slice.image`.
+
+    >>> found = Documents((), np.zeros((2, 32, 32, 3), np.uint8))
+    >>> isinstance(found, Pictured), found.images.shape
+    (True, (2, 32, 32, 3))
+    """
 
     album: Renderable | np.ndarray
 
     @cached_property
     def images(self) -> np.ndarray:
+        """All pictures, "n h w 3" uint8 RGB."""
         return self.album if isinstance(self.album, np.ndarray) else self.album.render()
 
 
 @dataclass(frozen=True)
 class Documents(Pictured):
-    """Documents and their pictures, given as an array or rendered when first asked for."""
+    """Documents and their pictures, given as an array or rendered when first asked for.
+
+    >>> document = Document((Slice("a red cat"), Slice(image=0)))
+    >>> found = Documents((document,), np.zeros((1, 32, 32, 3), np.uint8))
+    >>> len(found), found.images[found.documents[0].slices[1].image].shape
+    (1, (32, 32, 3))
+    """
 
     documents: tuple[Document, ...]
     album: Renderable | np.ndarray
@@ -86,7 +115,13 @@ class Documents(Pictured):
 
 
 def with_reference(query: Document, reference: Document) -> Document:
-    """The query after a retrieved document: its slices and, as a sentence without labels, its answer."""
+    """The query after a retrieved document: its slices and, as a sentence without labels, its answer.
+
+    >>> reference = Document((Slice(image=0), Slice("who keeps it?")), answer="anna")
+    >>> query = Document((Slice(image=1), Slice("who keeps it?")))
+    >>> [part.text or part.image for part in with_reference(query, reference).slices]
+    [0, 'who keeps it?', 'anna.', 1, 'who keeps it?']
+    """
     answer = Slice(text=f"{reference.answer}.", features=(reference.answer,))
     return replace(query, slices=(*reference.slices, answer, *query.slices))
 
@@ -98,6 +133,13 @@ def write_folder(found: Documents, folder: str | Path) -> Path:
     """Write pictures as PNG and `documents.jsonl`, one document per line.
 
     A line is {"slices": [{"image": "00000.png"} | {"text": "..."}, ...]}, with "answer" where the document has one.
+
+    >>> import tempfile
+    >>> document = Document((Slice(image=0), Slice("what colour?")), answer="red")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     written = write_folder(Documents((document,), np.zeros((1, 32, 32, 3), np.uint8)), folder)
+    ...     print((written / "documents.jsonl").read_text().strip())
+    {"slices": [{"image": "00000.png"}, {"text": "what colour?"}], "answer": "red"}
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,6 +161,13 @@ def read_folder(folder: str | Path, size: int = SIZE) -> Documents:
     Raises:
         InputError: no folder or no documents.jsonl; a line that is no such document; a document of one slice or
             without pictures, an empty answer; a picture that is missing or cannot be read.
+
+    >>> import tempfile
+    >>> document = Document((Slice(image=0), Slice("what colour?")), answer="red")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found = read_folder(write_folder(Documents((document,), np.zeros((1, 48, 32, 3), np.uint8)), folder))
+    >>> found.documents[0].answer, found.images.shape  # the central square, 32 pixels per side
+    ('red', (1, 32, 32, 3))
     """
     folder = Path(folder).expanduser()
     file = folder / "documents.jsonl"

@@ -16,7 +16,12 @@ from vlws.errors import InputError
 
 @dataclass(frozen=True)
 class Split:
-    """n pictures in the order of their paths, each with the name of its folder as label, and one caption."""
+    """n pictures in the order of their paths, each with the name of its folder as label, and one caption.
+
+    >>> split = Split((Path("train/good/000.png"),), labels=("good",), captions=("an owl",))
+    >>> split.labels[0], split.captions[0]
+    ('good', 'an owl')
+    """
 
     paths: tuple[Path, ...]
     labels: tuple[str, ...]
@@ -28,7 +33,13 @@ class Split:
 
 @dataclass(frozen=True)
 class AnomalyFolder:
-    """Normal pictures to train on, and pictures to test on; a test label that training lacks is anomalous."""
+    """Normal pictures to train on, and pictures to test on; a test label that training lacks is anomalous.
+
+    >>> train = Split((Path("train/good/000.png"),), ("good",), ("a plate",))
+    >>> test = Split((Path("test/good/000.png"), Path("test/crack/000.png")), ("good", "crack"), ("", ""))
+    >>> AnomalyFolder("plate", train, test).anomalous.tolist()
+    [False, True]
+    """
 
     name: str
     train: Split
@@ -56,6 +67,17 @@ def read_anomaly_folder(root: str | Path, category: str | None = None) -> Anomal
         InputError: no such folder, no `train` or `test` in it, an unknown or missing category, a class without
             pictures, no normal or no anomalous test picture, captions that are no JSON object of texts, a name in it
             that means no picture or several.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("train/good/000.png", "test/good/000.png", "test/crack/000.png"):
+    ...         path = Path(folder, "plate", name)
+    ...         path.parent.mkdir(parents=True)
+    ...         Image.new("RGB", (8, 8)).save(path)
+    ...     found = read_anomaly_folder(folder)
+    >>> found.name, found.train.captions, found.test.labels, found.anomalous.tolist()
+    ('plate', ('a photo of a plate',), ('crack', 'good'), [True, False])
     """
     given = root = Path(root).expanduser()
     if not root.is_dir():

@@ -30,7 +30,15 @@ def is_hidden(path: Path, root: Path) -> bool:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The pictures below a folder, at any depth, sorted by path; hidden ones (`is_hidden`) are no pictures."""
+    """The pictures below a folder, at any depth, sorted by path; hidden ones (`is_hidden`) are no pictures.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("b.png", "a.jpg", "._a.jpg", "notes.txt"):
+    ...         Path(folder, name).touch()
+    ...     print([path.name for path in list_images(Path(folder))])
+    ['a.jpg', 'b.png']
+    """
     found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     return sorted(path for path in found if not is_hidden(path, folder))
 
@@ -40,6 +48,13 @@ def find_file(folder: Path, name: str) -> Path | None:
 
     Found as it is written, else with "\\\\" read as "/", else with accents composed or decomposed (Unicode NFC, NFD),
     as other systems write names.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "000.png").touch()
+    ...     found = find_file(Path(folder), "000.png"), find_file(Path(folder), "001.png")
+    >>> found[0].name, found[1]
+    ('000.png', None)
     """
     plain = name.replace("\\", "/")
     names = (name, plain, *(unicodedata.normalize(form, plain) for form in ("NFC", "NFD")))

@@ -17,6 +17,13 @@ def read_text(path: Path) -> str:
 
     Raises:
         InputError: a file that cannot be read, or is in another encoding; the sentence names file and line.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "caption.txt")
+    ...     _ = path.write_text("an owl", encoding="utf-16")
+    ...     read_text(path)
+    'an owl'
     """
     try:
         data = path.read_bytes()
@@ -56,5 +63,13 @@ def parse_json(text: str, file: Path | str, line: int = 1) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a user's JSON file. Raises InputError as `read_text` and `parse_json`."""
+    """The value of a user's JSON file. Raises InputError as `read_text` and `parse_json`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "captions.json")
+    ...     _ = path.write_text('{"train/good/000.png": "an owl"}')
+    ...     read_json(path)
+    {'train/good/000.png': 'an owl'}
+    """
     return parse_json(read_text(path), path)

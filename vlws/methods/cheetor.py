@@ -57,6 +57,15 @@ class SecondLook(nn.Module):
 
     The queries start as a copy of the pretrained ones (the paper says "new"; its code copies them). Both linear maps
     start at zero, weight and bias. `guided=False` is the ablation g = 0.
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter = load_mllm("blip2-emoji", "cpu")
+    >>> look = SecondLook(adapter)
+    >>> h, features = torch.randn(2, adapter.hidden_size), torch.randn(2, 37, adapter.features_dim)
+    >>> look.conditional_queries(h).shape  # "image K d"
+    torch.Size([2, 4, 96])
+    >>> look(adapter, h, features).shape, bool((look(adapter, h, features) == 0).all())  # untrained, it adds nothing
+    (torch.Size([2, 4, 96]), True)
     """
 
     def __init__(self, adapter: Blip2Adapter, guided: bool = True) -> None:
@@ -81,6 +90,11 @@ class LinearLook(nn.Module):
     """Linear-VPG (appendix C, equation 1), for models whose VPG is a projection of the patches: V' = (W_1 g) * (W_2 X).
 
     Guidance filters channels. W_o alone starts at zero: were W_g zero as well, no gradient would ever reach either.
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter = load_mllm("llava-emoji", "cpu")
+    >>> LinearLook(adapter)(adapter, torch.randn(2, adapter.hidden_size), torch.randn(2, 16, 96)).shape
+    torch.Size([2, 16, 128])
     """
 
     def __init__(self, adapter: LlavaAdapter, guided: bool = True, dim: int = 64) -> None:
@@ -98,7 +112,14 @@ class LinearLook(nn.Module):
 
 
 class HeuristicLook(nn.Module):
-    """Table 4, second row: a linear map of the K patches to which the VPG attends least."""
+    """Table 4, second row: a linear map of the K patches to which the VPG attends least.
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter = load_mllm("blip2-emoji", "cpu")
+    >>> look = HeuristicLook(adapter)
+    >>> look(adapter, torch.randn(2, adapter.hidden_size), torch.randn(2, 37, adapter.features_dim)).shape
+    torch.Size([2, 4, 96])
+    """
 
     def __init__(self, adapter: Blip2Adapter, guided: bool = False) -> None:
         super().__init__()
@@ -113,7 +134,11 @@ class HeuristicLook(nn.Module):
 
 
 def zeroed(linear: nn.Linear) -> nn.Linear:
-    """The same layer with weight and bias at zero."""
+    """The same layer with weight and bias at zero.
+
+    >>> zeroed(nn.Linear(3, 2))(torch.ones(3)).tolist()
+    [0.0, 0.0]
+    """
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear
@@ -132,6 +157,9 @@ class CheetorConfig:
         kind: of the second look: "vpg" (VPG-C), "linear" (Linear-VPG) or "heuristic" (least-attended patches).
         layer: the second look is added in front of this layer, and h read there; None is L // 2.
         guided: False is the ablation g = 0.
+
+    >>> CheetorConfig(guided=False)
+    CheetorConfig(kind='vpg', layer=None, guided=False)
     """
 
     kind: Literal["vpg", "linear", "heuristic"] = "vpg"
@@ -150,6 +178,19 @@ class Cheetor:
         second_look: the module that holds all that is trained.
         layer: in front of which it is added.
         times_added: how often it has been: once per answer, however many tokens that has.
+
+    >>> from vlws.models.families import load_mllm
+    >>> mllm = load_mllm("blip2-emoji", "cpu")
+    >>> prompts, images = ["<image> what colour is the cat?"], [[np.zeros((48, 48, 3), np.uint8)]]
+    >>> batch = mllm.encode(prompts, images, padding_side="left")
+    >>> before = mllm.generate(batch, max_new_tokens=3)
+    >>> cheetor = Cheetor(mllm)
+    >>> cheetor.generate(batch, max_new_tokens=3) == before  # untrained, it changes nothing
+    True
+    >>> cheetor.times_added, len(cheetor.answer(prompts, images))
+    (1, 1)
+    >>> len(cheetor.trainable_parameters()) == len(list(cheetor.second_look.parameters()))  # the rest is frozen
+    True
     """
 
     def __init__(self, adapter: Adapter, config: CheetorConfig | None = None) -> None:
@@ -170,23 +211,57 @@ class Cheetor:
         self.times_added = 0
 
     def trainable_parameters(self) -> list[nn.Parameter]:
+        """Those of the second look, which are all that learns."""
         return [p for p in self.second_look.parameters() if p.requires_grad]
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """The added weights as arrays, for an experiment's results; `load_state_dict` takes them back."""
+        """The added weights as arrays, for an experiment's results; `load_state_dict` takes them back.
+
+        >>> from vlws.models.families import load_mllm
+        >>> cheetor = Cheetor(load_mllm("blip2-emoji", "cpu"))
+        >>> sorted(cheetor.state_dict())
+        ['guide.bias', 'guide.weight', 'inject.bias', 'inject.weight', 'queries']
+        """
         return {name: value.detach().cpu().numpy() for name, value in self.second_look.state_dict().items()}
 
     def load_state_dict(self, weights: Mapping[str, np.ndarray | Tensor]) -> None:
-        """All added weights, by name. Raises RuntimeError, torch's own, for names or shapes of another Cheetor."""
+        """All added weights, by name. Raises RuntimeError, torch's own, for names or shapes of another Cheetor.
+
+        >>> from vlws.models.families import load_mllm
+        >>> cheetor = Cheetor(load_mllm("blip2-emoji", "cpu"))
+        >>> other = Cheetor(load_mllm("blip2-emoji", "cpu"))
+        >>> other.load_state_dict({name: value + 1 for name, value in cheetor.state_dict().items()})
+        >>> float((other.state_dict()["queries"] - cheetor.state_dict()["queries"]).mean().round(3))
+        1.0
+        """
         self.second_look.load_state_dict({name: torch.as_tensor(value) for name, value in weights.items()})
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the second look alone (safetensors and JSON). Raises InputError for a folder of other files."""
+        """Write the second look alone (safetensors and JSON). Raises InputError for a folder of other files.
+
+        >>> import tempfile
+        >>> from vlws.models.families import load_mllm
+        >>> cheetor = Cheetor(load_mllm("blip2-emoji", "cpu"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cheetor.save_pretrained(f"{folder}/cheetor")
+        ...     print(sorted(path.name for path in Path(folder, "cheetor").iterdir()))
+        ['config.json', 'model.safetensors']
+        """
         save_added(folder, "Cheetor", asdict(self.config), self.adapter.sizes, self.second_look.state_dict())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, adapter: Adapter) -> "Cheetor":
-        """A saved second look around a backbone. Raises InputError for a folder that is not one of this backbone's."""
+        """A saved second look around a backbone. Raises InputError for a folder that is not one of this backbone's.
+
+        >>> import tempfile
+        >>> from vlws.models.families import load_mllm
+        >>> cheetor = Cheetor(load_mllm("blip2-emoji", "cpu"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cheetor.save_pretrained(f"{folder}/cheetor")
+        ...     again = Cheetor.from_pretrained(f"{folder}/cheetor", load_mllm("blip2-emoji", "cpu"))
+        >>> again.layer == cheetor.layer, sorted(again.state_dict()) == sorted(cheetor.state_dict())
+        (True, True)
+        """
         config, tensors = load_added(folder, "Cheetor", adapter.sizes)
         cheetor = cls(adapter, CheetorConfig(**config))
         fill(cheetor.second_look, tensors, folder)
@@ -199,6 +274,15 @@ class Cheetor:
         """Within, every forward pass of the model that reads the whole prompt of `batch` adds the second look.
 
         A pass over new tokens alone (the keys of the prompt are cached) adds nothing: the second look is in the cache.
+
+        >>> from vlws.models.families import load_mllm
+        >>> cheetor = Cheetor(load_mllm("blip2-emoji", "cpu"))
+        >>> prompts, images = ["<image> what colour is the cat?"], [[np.zeros((48, 48, 3), np.uint8)]]
+        >>> batch = cheetor.adapter.encode(prompts, images)
+        >>> with cheetor.injecting(batch):
+        ...     logits = cheetor.adapter.run(batch).logits
+        >>> cheetor.times_added, bool((logits == cheetor.run(batch).logits).all())
+        (1, True)
         """
         features, position = self._features(batch), guidance_position(batch)
         rows = batch.image_spans[:, 0]  # "image"
@@ -221,7 +305,15 @@ class Cheetor:
             hook.remove()
 
     def run(self, batch: Batch, **options) -> CausalLMOutputWithPast:
-        """`Adapter.run` with the second look: logits, and the loss where the batch has answers."""
+        """`Adapter.run` with the second look: logits, and the loss where the batch has answers.
+
+        >>> from vlws.models.families import load_mllm
+        >>> cheetor = Cheetor(load_mllm("blip2-emoji", "cpu"))
+        >>> prompts, images = ["<image> what colour is the cat?"], [[np.zeros((48, 48, 3), np.uint8)]]
+        >>> batch = cheetor.adapter.encode(prompts, images, answers=["red"])
+        >>> bool(cheetor.run(batch).loss == cheetor.adapter.run(batch).loss)  # untrained
+        True
+        """
         with self.injecting(batch):
             return self.adapter.run(batch, **options)
 
@@ -262,6 +354,13 @@ class Cheetor:
         Raises:
             InputError: a sample without pictures, an empty answer, samples with different numbers of pictures, or a
                 model whose upper layers cannot run alone.
+
+        >>> from vlws.models.families import load_mllm
+        >>> cheetor = Cheetor(load_mllm("blip2-emoji", "cpu"))
+        >>> prompts, images = ["<image> what colour is the cat?"], [[np.zeros((48, 48, 3), np.uint8)]]
+        >>> states = cheetor.states(prompts, images, ["red"])
+        >>> states["h"].shape, states["features"].shape[:2], states["places"].shape
+        (torch.Size([1, 96]), torch.Size([1, 1]), torch.Size([1, 1, 4]))
         """
         counts = {len(row) for row in images}
         if len(counts) != 1:
@@ -282,7 +381,16 @@ class Cheetor:
         return joined_states(parts)
 
     def loss(self, states: dict[str, Tensor]) -> Tensor:
-        """Mean cross-entropy of the answers' tokens: the loss that `run` gives, from cached states."""
+        """Mean cross-entropy of the answers' tokens: the loss that `run` gives, from cached states.
+
+        >>> from vlws.models.families import load_mllm
+        >>> cheetor = Cheetor(load_mllm("blip2-emoji", "cpu"))
+        >>> prompts, images = ["<image> what colour is the cat?"], [[np.zeros((48, 48, 3), np.uint8)]]
+        >>> loss = cheetor.loss(cheetor.states(prompts, images, ["red"]))
+        >>> batch = cheetor.adapter.encode(prompts, images, answers=["red"])
+        >>> torch.isclose(loss, cheetor.run(batch).loss, atol=1e-4).item()
+        True
+        """
         hidden, places = states["hidden"], states["places"]
         h = states["h"].repeat_interleave(places.shape[1], 0)  # "(sample image) D"
         instructions = {name: value.flatten(0, 1) for name, value in states.items() if name.startswith("qformer_")}
@@ -296,7 +404,16 @@ class Cheetor:
 
 
 def guidance_position(batch: Batch) -> Tensor:
-    """ "batch" int64: the last token of each prompt, which is in front of the answer where there is one."""
+    """ "batch" int64: the last token of each prompt, which is in front of the answer where there is one.
+
+    >>> from vlws.models.families import load_mllm
+    >>> batch = load_mllm("blip2-emoji", "cpu").encode(["what colour?", "what?"], [[], []], answers=["red", "red"])
+    >>> at = guidance_position(batch)
+    >>> at.shape, bool((batch.labels[torch.arange(2), at] == IGNORED).all())
+    (torch.Size([2]), True)
+    >>> (batch.labels[torch.arange(2), at + 1] != IGNORED).tolist()  # the answer begins behind it
+    [True, True]
+    """
     answered = torch.tensor(False) if batch.labels is None else batch.labels != IGNORED
     prompt = batch.attention_mask.bool() & ~answered.to(batch.attention_mask.device)
     return prompt.shape[1] - 1 - prompt.int().flip(1).argmax(1)
@@ -324,6 +441,15 @@ def fit_cheetor(
     Raises:
         Diverged: a loss that is not finite, with the step; the last checkpoint in `out` is good.
         InputError: a set with fewer samples than its batch.
+
+    >>> from vlws.models.families import load_mllm
+    >>> cheetor = Cheetor(load_mllm("blip2-emoji", "cpu"))
+    >>> prompts, images = ["<image> what colour is the cat?"] * 2, [[np.zeros((48, 48, 3), np.uint8)]] * 2
+    >>> states = cheetor.states(prompts, images, ["red", "red"])
+    >>> before = cheetor.loss(states).item()
+    >>> log = fit_cheetor(cheetor, [states], steps=5, batch_sizes=[2], label="")
+    >>> log[-1]["step"], cheetor.loss(states).item() < before
+    (5, True)
     """
     if len(sets) != len(batch_sizes) or not sets:
         raise InputError(f"{len(sets)} sets of samples and {len(batch_sizes)} batch sizes; give one size per set.")

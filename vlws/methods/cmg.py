@@ -48,6 +48,10 @@ class RID(nn.Module):
     from the g embeddings e_k of the image without cell k. The MLP is shared and d is symmetric in the cells, so
     permuting the cells permutes the answer. `published=True` is the released form instead, softmax(d_k / sum_j d_j)
     fed into a loss that applies a second softmax: where the sum is negative it turns the ranking round.
+
+    >>> logits = RID(64)(torch.randn(3, 4, 64))  # three images, each without one of four cells
+    >>> logits.shape
+    torch.Size([3, 4])
     """
 
     def __init__(self, dim: int, published: bool = False):

@@ -46,19 +46,42 @@ CALIBRATION = 8  # batches
 def step_labels(
     draw: Draw, slices: SliceEmbeddings, *, kind: LabelKind = "gak", triple: bool = True, delta: float = DELTA
 ) -> Labels:
-    """M^l of one step; distances are computed once for each slice that the step's prefixes share."""
+    """M^l of one step; distances are computed once for each slice that the step's prefixes share.
+
+    >>> from vlws.data.emoji_world import stories
+    >>> from vlws.models.clip import load_clip
+    >>> from vlws.models.experts import latent_experts
+    >>> from vlws.models.families import load_mllm
+    >>> from vlws.models.slice_ends import draw_steps
+    >>> found = stories.corpus(4, seed=0, mix={"pair": 1.0})
+    >>> (draw,) = draw_steps(found, 1, 4, Reader(load_mllm("llava-emoji", "cpu")), ends=1)
+    >>> labels = step_labels(draw, latent_experts(found, load_clip("clip-emoji", "cpu"))).matrix
+    >>> labels.shape, labels.diagonal().tolist() == [1.0] * 8  # a picture and its caption, of each of 4 documents
+    (torch.Size([8, 8]), True)
+    """
     used, where = torch.unique(torch.cat(draw.prefixes), return_inverse=True)
     prefixes = where.split([len(p) for p in draw.prefixes])
     return alignment_labels(slice_distances(slices, used, triple), prefixes, draw.sample, kind=kind, delta=delta)
 
 
 def structure_loss(r: Tensor, labels: Tensor) -> Tensor:
-    """L_d = 1/n sum_ij (cos(r_i, r_j) - M^l_ij)^2 of unit rows r "n d" (equations 1 and 3; 1/n as printed)."""
+    """L_d = 1/n sum_ij (cos(r_i, r_j) - M^l_ij)^2 of unit rows r "n d" (equations 1 and 3; 1/n as printed).
+
+    >>> structure_loss(torch.eye(2), torch.eye(2)).item()  # cosines and labels agree
+    0.0
+    >>> structure_loss(torch.eye(2), torch.ones(2, 2)).item()  # two ends that should be alike, and are not
+    1.0
+    """
     return (r @ r.T - labels.detach()).square().sum() / len(r)
 
 
 def same_sample_loss(r: Tensor, sample: Tensor, temperature: float = 0.1) -> Tensor:
-    """InfoNCE over ends of one sample (the arm after FROMAGe): mean over all pairs of one sample, both ways."""
+    """InfoNCE over ends of one sample (the arm after FROMAGe): mean over all pairs of one sample, both ways.
+
+    >>> r = torch.eye(2).repeat(2, 1)  # two ends of each of two samples
+    >>> bool(same_sample_loss(r, torch.tensor([0, 1, 0, 1])) < same_sample_loss(r, torch.tensor([0, 0, 1, 1])))
+    True
+    """
     alike = (sample[:, None] == sample) & ~torch.eye(len(r), dtype=torch.bool, device=r.device)
     if not alike.any():
         return r.sum() * 0
@@ -82,6 +105,9 @@ class SugarConfig:
         generative: False leaves L_d alone.
         temperature: where given, InfoNCE at this temperature takes the place of L_d.
         seed: of the new weights.
+
+    >>> SugarConfig(alpha=0.0)  # the arm with the language loss alone
+    SugarConfig(rank=8, embedding_dim=64, pooling='mean', alpha=0.0, generative=True, temperature=None, seed=0)
     """
 
     rank: int = 8
@@ -105,6 +131,20 @@ class Sugar(nn.Module):
     """A multimodal language model with LoRA on its query and value projections, and the retrieval head F_phi.
 
     LoRA is put into the adapter's model; all else of it is frozen.
+
+    >>> from vlws.data.documents import Slice
+    >>> from vlws.models.families import load_mllm
+    >>> sugar = Sugar(load_mllm("llava-emoji", "cpu"), SugarConfig(rank=4))
+    >>> sum(p.numel() for p in sugar.trainable_parameters()) < 0.1 * sugar.adapter.model.num_parameters()
+    True
+    >>> documents = [Document((Slice(image=0), Slice("what is it?")), answer="a cat", choices=("a cat", "a dog"))]
+    >>> features = sugar.reader.features(np.zeros((1, 32, 32, 3), np.uint8))
+    >>> sugar.embed(documents, features).shape, sugar.pooled(documents, features).shape  # to retrieve by
+    (torch.Size([1, 64]), torch.Size([1, 128]))
+    >>> sugar.choose(documents, features).shape, len(sugar.answer(documents, features, max_new_tokens=2))
+    ((1,), 1)
+    >>> sugar.language_loss(documents, features) > 0
+    True
     """
 
     mean: Tensor  # "2 hidden", of sentences and of pictures; set by `calibrate`, as is `scale`
@@ -127,26 +167,56 @@ class Sugar(nn.Module):
 
     @property
     def adapter(self) -> Adapter:
+        """The backbone, with LoRA in it."""
         return self.reader.adapter
 
     def trainable_parameters(self) -> list[nn.Parameter]:
+        """Those of LoRA and of the head."""
         return [p for p in self.parameters() if p.requires_grad]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write LoRA, head and calibration (safetensors and JSON). Raises InputError for a folder of other files."""
+        """Write LoRA, head and calibration (safetensors and JSON). Raises InputError for a folder of other files.
+
+        >>> import tempfile
+        >>> from vlws.models.families import load_mllm
+        >>> sugar = Sugar(load_mllm("llava-emoji", "cpu"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sugar.save_pretrained(f"{folder}/sugar")
+        ...     print(sorted(path.name for path in Path(folder, "sugar").iterdir()))
+        ['config.json', 'model.safetensors']
+        """
         added = {n: v for n, v in self.state_dict().items() if "lora_" in n or not n.startswith("decoder.")}
         save_added(folder, "Sugar", asdict(self.config), self.adapter.sizes, added)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, adapter: Adapter) -> "Sugar":
-        """A saved Sugar in a fresh backbone. Raises InputError for a folder that is not one of this backbone's."""
+        """A saved Sugar in a fresh backbone. Raises InputError for a folder that is not one of this backbone's.
+
+        >>> import tempfile
+        >>> from vlws.models.families import load_mllm
+        >>> sugar = Sugar(load_mllm("llava-emoji", "cpu"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sugar.save_pretrained(f"{folder}/sugar")
+        ...     again = Sugar.from_pretrained(f"{folder}/sugar", load_mllm("llava-emoji", "cpu"))
+        >>> bool((again.head[0].weight == sugar.head[0].weight).all())
+        True
+        """
         config, tensors = load_added(folder, "Sugar", adapter.sizes)
         model = cls(adapter, SugarConfig(**config))
         fill(model, tensors, folder)
         return model.eval()
 
     def merge_lora(self) -> None:
-        """Add LoRA to the projections that it stands beside: the same model, faster to read with; it learns no more."""
+        """Add LoRA to the projections that it stands beside: the same model, faster to read with; it learns no more.
+
+        >>> from vlws.data.documents import Slice
+        >>> from vlws.models.families import load_mllm
+        >>> sugar = Sugar(load_mllm("llava-emoji", "cpu"))
+        >>> before = sugar.embed([Document((Slice("a red cat"),))], torch.zeros(0))
+        >>> sugar.merge_lora()
+        >>> torch.allclose(sugar.embed([Document((Slice("a red cat"),))], torch.zeros(0)), before, atol=1e-5)
+        True
+        """
         for module in self.decoder.modules():
             if isinstance(module, LoraLayer):
                 module.merge()
@@ -155,6 +225,13 @@ class Sugar(nn.Module):
         """d "n hidden" at slice ends: mean over a picture's tokens, or the last token of a sentence.
 
         hidden "batch len hidden" after the final norm; `at` "n 3" (row, start, stop); `is_image` "n" bool.
+
+        >>> from vlws.models.families import load_mllm
+        >>> sugar = Sugar(load_mllm("llava-emoji", "cpu"))
+        >>> hidden, at = torch.randn(1, 5, 128), torch.tensor([[0, 0, 4], [0, 4, 5]])  # a picture of 4 tokens, a word
+        >>> d = sugar.states(hidden, at, torch.tensor([True, False]))
+        >>> torch.allclose(d[0], hidden[0, :4].mean(0), atol=1e-6), bool((d[1] == hidden[0, 4]).all())
+        (True, True)
         """
         row, start, stop = at.T
         if self.config.pooling == "last":
@@ -165,7 +242,13 @@ class Sugar(nn.Module):
         return einsum(hidden[row], inside / inside.sum(1, keepdim=True), "n len d, n len -> n d")
 
     def forward(self, hidden: Tensor, at: Tensor, is_image: Tensor) -> Tensor:
-        """r "n embedding_dim", unit rows."""
+        """r "n embedding_dim", unit rows.
+
+        >>> from vlws.models.families import load_mllm
+        >>> sugar = Sugar(load_mllm("llava-emoji", "cpu"), SugarConfig(embedding_dim=32))
+        >>> sugar(torch.randn(1, 5, 128), torch.tensor([[0, 0, 4]]), torch.tensor([True])).shape
+        torch.Size([1, 32])
+        """
         kind = is_image.long()
         d = (self.states(hidden, at, is_image).float() - self.mean[kind]) / self.scale[kind]
         return F.normalize(self.head(d), dim=-1)
@@ -176,6 +259,17 @@ class Sugar(nn.Module):
 
         All states of a language model have one large component in common; without this all r start out equal, and a
         contrastive loss does not get away from there in a few hundred steps.
+
+        >>> from vlws.data.emoji_world import stories
+        >>> from vlws.models.families import load_mllm
+        >>> from vlws.models.slice_ends import collate, draw_steps
+        >>> found = stories.corpus(4, seed=0, mix={"pair": 1.0})  # pictures with their captions
+        >>> sugar = Sugar(load_mllm("llava-emoji", "cpu"))
+        >>> (draw,) = draw_steps(found, steps=1, batch_size=4, reader=sugar.reader, ends=1)
+        >>> batch = collate(draw, sugar.reader, sugar.reader.features(found.images))
+        >>> sugar.calibrate([batch])
+        >>> bool((sugar.scale != 1).any())  # of sentences and of pictures
+        True
         """
         found: tuple[list[Tensor], list[Tensor]] = ([], [])
         for batch in batches:
@@ -264,7 +358,19 @@ class Sugar(nn.Module):
         return total / count
 
     def losses(self, batch: Collated) -> tuple[Tensor, Tensor]:
-        """(L_g, r "n embedding_dim"): one pass of the model over all groups."""
+        """(L_g, r "n embedding_dim"): one pass of the model over all groups.
+
+        >>> from vlws.data.emoji_world import stories
+        >>> from vlws.models.families import load_mllm
+        >>> from vlws.models.slice_ends import collate, draw_steps
+        >>> found = stories.corpus(4, seed=0, mix={"pair": 1.0})  # pictures with their captions
+        >>> sugar = Sugar(load_mllm("llava-emoji", "cpu"))
+        >>> (draw,) = draw_steps(found, steps=1, batch_size=4, reader=sugar.reader, ends=1)
+        >>> batch = collate(draw, sugar.reader, sugar.reader.features(found.images))
+        >>> language, r = sugar.losses(batch)
+        >>> language.shape, r.shape  # one number; an end of each picture and of each caption
+        (torch.Size([]), torch.Size([8, 64]))
+        """
         total, count = torch.zeros((), device=self.adapter.device), 0
         ends = [torch.zeros(0, self.config.embedding_dim, device=self.adapter.device)]
         for rows, at, is_image in zip(batch.groups, batch.at, batch.is_image, strict=True):
@@ -277,7 +383,20 @@ class Sugar(nn.Module):
         return total / max(count, 1), torch.cat(ends)
 
     def loss(self, batch: Collated, sample: Tensor, labels: Tensor | None = None) -> Tensor:
-        """L = L_g + alpha L_d (equation 1): documents and slice ends, their documents "n", and M^l "n n" for L_d."""
+        """L = L_g + alpha L_d (equation 1): documents and slice ends, their documents "n", and M^l "n n" for L_d.
+
+        >>> from vlws.data.emoji_world import stories
+        >>> from vlws.models.families import load_mllm
+        >>> from vlws.models.slice_ends import collate, draw_steps
+        >>> found = stories.corpus(4, seed=0, mix={"pair": 1.0})  # pictures with their captions
+        >>> sugar = Sugar(load_mllm("llava-emoji", "cpu"))
+        >>> (draw,) = draw_steps(found, steps=1, batch_size=4, reader=sugar.reader, ends=1)
+        >>> batch = collate(draw, sugar.reader, sugar.reader.features(found.images))
+        >>> loss = sugar.loss(batch, draw.sample, labels=torch.eye(8))  # of `step_labels` in a training
+        >>> loss.backward()
+        >>> loss.item() > sugar.losses(batch)[0].item()  # by alpha L_d
+        True
+        """
         language, r = self.losses(batch)
         structure = torch.zeros(())
         if self.config.alpha and len(r):
@@ -291,6 +410,12 @@ class Sugar(nn.Module):
         """Summed cross-entropy of the tokens with labels, and their number; logits are computed for these alone.
 
         hidden "batch len hidden" after the final norm; labels "batch len", -100 where none is.
+
+        >>> from vlws.models.families import load_mllm
+        >>> sugar = Sugar(load_mllm("llava-emoji", "cpu"))
+        >>> total, count = sugar.cross_entropy(torch.zeros(1, 3, 128), torch.tensor([[IGNORED, IGNORED, 7]]))
+        >>> count, abs(total.item() - np.log(sugar.adapter.lm_head.out_features)).item() < 1e-3  # chance
+        (1, True)
         """
         nexts = labels[:, 1:]
         known = nexts != IGNORED
@@ -322,6 +447,17 @@ def train_sugar(
     Raises:
         vlws.train.Diverged: a loss that is not finite; the message says at which step.
         InputError: labels that are missing, or of another number than the draws.
+
+    >>> from vlws.data.emoji_world import stories
+    >>> from vlws.models.families import load_mllm
+    >>> from vlws.models.slice_ends import draw_steps
+    >>> found = stories.corpus(8, seed=0, mix={"pair": 1.0})  # pictures with their captions
+    >>> sugar = Sugar(load_mllm("llava-emoji", "cpu"))
+    >>> draws = draw_steps(found, steps=3, batch_size=4, reader=sugar.reader)
+    >>> features = sugar.reader.features(found.images)
+    >>> labels = [torch.eye(len(draw.ends)) for draw in draws]  # or of `step_labels`
+    >>> train_sugar(sugar, draws, features, labels)[-1]["step"]
+    3
     """
     if labels is not None and len(labels) != len(draws):
         raise InputError(f"{len(labels)} label matrices came with {len(draws)} steps; each step needs one.")
@@ -346,5 +482,13 @@ def train_sugar(
 
 
 def augmented(queries: Sequence[Document], items: Sequence[Document], found: np.ndarray) -> list[Document]:
-    """Each query after the item that was retrieved for it ("query" indices): picture, question, answer."""
+    """Each query after the item that was retrieved for it ("query" indices): picture, question, answer.
+
+    >>> from vlws.data.documents import Slice
+    >>> item = Document((Slice(image=0), Slice("who keeps it?")), answer="anna")
+    >>> query = Document((Slice(image=1), Slice("who keeps it?")))
+    >>> (found,) = augmented([query], [item], np.array([0]))
+    >>> [part.text or "picture" for part in found.slices]
+    ['picture', 'who keeps it?', 'anna.', 'picture', 'who keeps it?']
+    """
     return [with_reference(query, items[int(k)]) for query, k in zip(queries, found, strict=True)]

@@ -41,6 +41,15 @@ class Batch:
         features: what `vision_features` gives, where the tower need not run again.
         labels: "batch len" int64, -100 everywhere but on the answers; None without answers.
         extra: what else the model takes ("image_grid_thw"; "qformer_input_ids", "qformer_attention_mask").
+
+    >>> from vlws.models.families import load_mllm
+    >>> mllm = load_mllm("llava-emoji", "cpu")
+    >>> pictures = [np.zeros((32, 32, 3), np.uint8)] * 3
+    >>> batch = mllm.encode(["<image> and <image>", "<image>"], [pictures[:2], pictures[2:]])
+    >>> batch.image_spans[:, 0].tolist(), batch.image_places.shape  # the row of each picture; its tokens
+    ([0, 0, 1], torch.Size([3, 16]))
+    >>> batch.to("cpu").input_ids.shape == batch.attention_mask.shape
+    True
     """
 
     input_ids: Tensor
@@ -58,6 +67,7 @@ class Batch:
         return start[:, None] + torch.arange(int(stop[0] - start[0]), device=start.device)
 
     def to(self, device: torch.device | str) -> "Batch":
+        """The batch with every tensor on a device."""
         return replace(self, **{field.name: _to(getattr(self, field.name), device) for field in fields(self)})
 
 
@@ -70,7 +80,13 @@ def _to(value, device):
 
 
 class Parts(NamedTuple):
-    """What an adapter needs of a processor, where the real one cannot be made."""
+    """What an adapter needs of a processor, where the real one cannot be made.
+
+    >>> from vlws.models.clip import load_clip
+    >>> processor = load_clip("clip-emoji", "cpu").processor
+    >>> Parts(processor.tokenizer, processor.image_processor).tokenizer is processor.tokenizer
+    True
+    """
 
     tokenizer: PreTrainedTokenizerBase
     image_processor: BaseImageProcessor
@@ -84,6 +100,17 @@ class Adapter(ABC):
         decoder, layers, lm_head: the stack without its head, its blocks, its head.
         num_layers, hidden_size: of the decoder.
         image_token, image_token_id: what stands in the text where a picture goes.
+
+    >>> from vlws.models.families import load_mllm
+    >>> mllm = load_mllm("llava-emoji", "cpu")
+    >>> mllm.sizes, mllm.device, mllm.dtype, mllm.num_image_tokens(32, 32)
+    ({'hidden_size': 128, 'num_layers': 4}, device(type='cpu'), torch.float32, 16)
+    >>> batch = mllm.encode(["<image> a cat"], [[np.zeros((32, 32, 3), np.uint8)]])
+    >>> features = mllm.vision_features(batch)  # frozen: worth caching, and taken by `encode` in place of pictures
+    >>> mllm.project(features, batch).shape == mllm.embed_images(batch).shape == (1, 16, mllm.hidden_size)
+    True
+    >>> mllm.run(batch).logits.shape[:2] == batch.input_ids.shape
+    True
     """
 
     default_image_token = IMAGE_PLACEHOLDER  # where the processor names none
@@ -126,10 +153,12 @@ class Adapter(ABC):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.model.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the language model's weights."""
         return self.causal_lm.dtype  # BLIP-2 keeps its queries in float32
 
     # --- from texts and pictures to embeddings --------------------------------------------------------------------
@@ -150,6 +179,13 @@ class Adapter(ABC):
         Raises:
             InputError: numbers of placeholders and pictures, or of texts, pictures and answers, that differ; an empty
                 answer; more tokens than the model has positions; an unknown padding side.
+
+        >>> from vlws.models.families import load_mllm
+        >>> mllm = load_mllm("llava-emoji", "cpu")
+        >>> picture = np.zeros((32, 32, 3), np.uint8)
+        >>> batch = mllm.encode(["<image> what is it?"], [[picture]], answers=["a cat"])
+        >>> mllm.tokenizer.decode(batch.labels[batch.labels != IGNORED])
+        'a cat</s>'
         """
         check_texts(texts, images, answers, padding_side)
         pictures = [picture for row in images for picture in row]
@@ -213,6 +249,12 @@ class Adapter(ABC):
 
         Raises:
             InputError: the batch has more or fewer image tokens than its pictures fill.
+
+        >>> from vlws.models.families import load_mllm
+        >>> mllm = load_mllm("llava-emoji", "cpu")
+        >>> batch = mllm.encode(["<image> a cat"], [[np.zeros((32, 32, 3), np.uint8)]])
+        >>> mllm.embed(batch).shape == (*batch.input_ids.shape, mllm.hidden_size)
+        True
         """
         image = batch.input_ids == self.image_token_id
         embeds = self.causal_lm.get_input_embeddings()(batch.input_ids.masked_fill(image, 0))
@@ -230,7 +272,13 @@ class Adapter(ABC):
     # --- from embeddings to hidden states, logits and texts -------------------------------------------------------
 
     def positions(self, batch: Batch) -> Tensor:
-        """position_ids "batch len" that count real tokens only ("3 batch len" for Qwen2.5-VL)."""
+        """position_ids "batch len" that count real tokens only ("3 batch len" for Qwen2.5-VL).
+
+        >>> from vlws.models.families import load_mllm
+        >>> mllm = load_mllm("llava-emoji", "cpu")
+        >>> mllm.positions(mllm.encode(["a red cat", "a"], [[], []], padding_side="left")).tolist()
+        [[0, 1, 2, 3], [0, 0, 0, 1]]
+        """
         return (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
 
     def run(
@@ -245,6 +293,12 @@ class Adapter(ABC):
 
         The loss is the mean cross-entropy of all tokens with a label. `inputs_embeds` "batch len hidden" replace those
         of `embed`.
+
+        >>> from vlws.models.families import load_mllm
+        >>> mllm = load_mllm("llava-emoji", "cpu")
+        >>> batch = mllm.encode(["what colour?"], [[]], answers=["red"])
+        >>> bool(mllm.run(batch).loss == mllm.run(batch, mllm.embed(batch)).loss)
+        True
         """
         return self.causal_lm(
             inputs_embeds=self.embed(batch) if inputs_embeds is None else inputs_embeds,
@@ -261,6 +315,14 @@ class Adapter(ABC):
 
         Raises:
             InputError: a layer out of range.
+
+        >>> from vlws.models.families import load_mllm
+        >>> mllm = load_mllm("llava-emoji", "cpu")
+        >>> batch = mllm.encode(["a red cat"], [[]])
+        >>> bool((mllm.hidden(batch, 0) == mllm.embed(batch)).all())
+        True
+        >>> mllm.hidden(batch, mllm.num_layers).shape == (*batch.input_ids.shape, mllm.hidden_size)
+        True
         """
         self.check_layer(layer)
         out = self.decoder(
@@ -273,7 +335,14 @@ class Adapter(ABC):
         return out.hidden_states[layer]
 
     def check_layer(self, layer: int) -> None:
-        """InputError unless 0 <= layer <= num_layers."""
+        """InputError unless 0 <= layer <= num_layers.
+
+        >>> from vlws.models.families import load_mllm
+        >>> load_mllm("llava-emoji", "cpu").check_layer(99)
+        Traceback (most recent call last):
+            ...
+        vlws.errors.InputError: layer=99: LlavaForConditionalGeneration has layers 0 to 4.
+        """
         if not 0 <= layer <= self.num_layers:
             raise InputError(f"layer={layer}: {type(self.model).__name__} has layers 0 to {self.num_layers}.")
 
@@ -283,6 +352,16 @@ class Adapter(ABC):
 
         Raises:
             InputError: a batch padded on the right, or with answers.
+
+        >>> from vlws.data.emoji_world import counterfactual
+        >>> from vlws.models.families import load_mllm
+        >>> mllm, scenes = load_mllm("blip2-emoji", "cpu"), counterfactual.sample(1, seed=0)
+        >>> prompt, answer = counterfactual.colour_question(scenes[0].things[0])
+        >>> prompt, answer
+        ('<image> what colour is the house?', 'red')
+        >>> batch = mllm.encode([prompt], [list(counterfactual.render(scenes))], padding_side="left")
+        >>> mllm.generate(batch, max_new_tokens=4)
+        [' red']
         """
         if batch.labels is not None or not batch.attention_mask[:, -1].all():
             raise InputError('generate() needs prompts padded on the left: encode(texts, images, padding_side="left").')
@@ -315,7 +394,14 @@ class Adapter(ABC):
         """Number of tokens of a picture of `height` x `width` pixels."""
 
     def read_images(self, pictures: list[ImageInput]) -> tuple[Tensor | None, Tensor | list | None, list[int], dict]:
-        """Pictures -> pixel_values, features (one of the two is None), tokens of each picture, extra."""
+        """Pictures -> pixel_values, features (one of the two is None), tokens of each picture, extra.
+
+        >>> from vlws.models.families import load_mllm
+        >>> mllm = load_mllm("llava-emoji", "cpu")
+        >>> values, features, tokens, extra = mllm.read_images([np.zeros((32, 32, 3), np.uint8)] * 2)
+        >>> values.shape, features, tokens, extra
+        (torch.Size([2, 3, 32, 32]), None, [16, 16], {})
+        """
         vision = self.model.config.vision_config
         if isinstance(pictures[0], Tensor):
             count = self.num_image_tokens(vision.image_size, vision.image_size)
@@ -325,9 +411,19 @@ class Adapter(ABC):
         return values, None, [self.num_image_tokens(*values.shape[-2:])] * len(pictures), {}
 
     def read_instructions(self, texts: Sequence[str], counts: list[int]) -> dict[str, Tensor]:
-        """`Batch.extra` that the vision side reads of the texts; `counts` pictures in each."""
+        """`Batch.extra` that the vision side reads of the texts; `counts` pictures in each.
+
+        >>> from vlws.models.families import load_mllm
+        >>> load_mllm("llava-emoji", "cpu").read_instructions(["<image> what?"], [1])  # only InstructBLIP reads any
+        {}
+        """
         return {}
 
     def image_text(self, tokens: int) -> str:
-        """What replaces the placeholder of a picture of so many tokens."""
+        """What replaces the placeholder of a picture of so many tokens.
+
+        >>> from vlws.models.families import load_mllm
+        >>> load_mllm("llava-emoji", "cpu").image_text(3)
+        '<image><image><image>'
+        """
         return self.image_token * tokens

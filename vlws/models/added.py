@@ -32,6 +32,13 @@ def save_added(
     Raises:
         InputError: a folder that holds anything else.
         OSError: the disk refuses.
+
+    >>> import torch
+    >>> with tempfile.TemporaryDirectory() as to:
+    ...     folder = Path(to) / "mine"
+    ...     save_added(folder, "Mine", {"rank": 8}, {"hidden_size": 96}, {"head.weight": torch.eye(2)})
+    ...     print(sorted(os.listdir(folder)))
+    ['config.json', 'model.safetensors']
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or set(os.listdir(folder)) - {CONFIG, WEIGHTS}):
@@ -63,6 +70,13 @@ def load_added(
 
     Raises:
         InputError: no such folder, one of another method, one made for a backbone of other sizes, a damaged one.
+
+    >>> import torch
+    >>> with tempfile.TemporaryDirectory() as to:
+    ...     save_added(f"{to}/mine", "Mine", {"rank": 8}, {"hidden_size": 96}, {"head.weight": torch.eye(2)})
+    ...     config, tensors = load_added(f"{to}/mine", "Mine", {"hidden_size": 96})
+    >>> config, tensors["head.weight"].shape
+    ({'rank': 8}, torch.Size([2, 2]))
     """
     folder = Path(folder)
     accepted = f"accepted is a folder written by {method}.save_pretrained"
@@ -83,7 +97,12 @@ def load_added(
 
 
 def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Tensors by the first part of their names: {"rid.mlp.0.bias": t} -> {"rid": {"mlp.0.bias": t}}."""
+    """Tensors by the first part of their names: {"rid.mlp.0.bias": t} -> {"rid": {"mlp.0.bias": t}}.
+
+    >>> import torch
+    >>> grouped({"rid.bias": torch.zeros(1), "head.bias": torch.zeros(1)}).keys()
+    dict_keys(['rid', 'head'])
+    """
     groups: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         first, _, rest = name.partition(".")
@@ -96,6 +115,16 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], folder: str | Path) -
 
     Raises:
         InputError: a name that the module has not, or a tensor of another shape.
+
+    >>> import torch
+    >>> module = nn.Linear(2, 1)
+    >>> fill(module, {"bias": torch.tensor([3.0])}, "mine")
+    >>> module.bias.item()
+    3.0
+    >>> fill(module, {"bias": torch.zeros(4)}, "mine")
+    Traceback (most recent call last):
+        ...
+    vlws.errors.InputError: mine was made for a backbone of other sizes: bias is [4] in it and [1] here.
     """
     own = module.state_dict(keep_vars=True)
     for name, value in tensors.items():

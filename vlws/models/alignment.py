@@ -24,7 +24,13 @@ SHORT = 8  # slices; tables of this size or less are the kernels' smallest
 
 @dataclass(frozen=True)
 class Labels:
-    """`matrix` "n n" float32, the target of M^r; `clamped`: the share of kernel values outside [0, 1]."""
+    """`matrix` "n n" float32, the target of M^r; `clamped`: the share of kernel values outside [0, 1].
+
+    >>> one, other = torch.tensor([0]), torch.tensor([0, 1])
+    >>> labels = alignment_labels(4 * (1 - torch.eye(2)), [one, other], torch.tensor([0, 1]))
+    >>> labels.matrix.shape, labels.clamped  # no kernel value was outside [0, 1]
+    (torch.Size([2, 2]), 0.0)
+    """
 
     matrix: Tensor
     clamped: float
@@ -34,6 +40,12 @@ def slice_distances(slices: SliceEmbeddings, rows: Tensor, triple: bool = True) 
     """phi "s s" (equation 4), squared, in [0, 4], between some slices ("s" indices); float32.
 
     Of one modality: the uni-modal parts; of two: the cross-modal parts. `triple=False` takes the latter throughout.
+
+    >>> slices = SliceEmbeddings(torch.tensor([[1.0, 0, 1, 0], [0, 1.0, 1, 0]]), torch.tensor([0, 0]), split=2)
+    >>> slice_distances(slices, torch.arange(2))[0].round().tolist()  # two sentences: by the uni-modal part
+    [0.0, 2.0]
+    >>> slice_distances(slices, torch.arange(2), triple=False)[0, 1].item()  # by the cross-modal part
+    0.0
     """
     vectors, modality = slices.vectors[rows], slices.modality[rows]
     if not triple:
@@ -61,6 +73,12 @@ def alignment_labels(
 
     The overrides: two prefixes of one slice have the cosine of their slices (Theorem 3 makes GAK a monotone function of
     it); ends of one sample have 1. Raises InputError for an empty prefix and an unknown kind.
+
+    >>> distance = 2 * (1 - torch.eye(3))  # three unrelated slices
+    >>> prefixes = list(torch.tensor([[0, 1], [0, 1], [0, 2], [1, 0]]))
+    >>> matrix = alignment_labels(distance, prefixes, sample=torch.arange(4)).matrix
+    >>> [round(value, 2) for value in matrix[0].tolist()]  # itself twice, one slice in common, the other order
+    [1.0, 1.0, 0.22, 0.1]
     """
     if kind not in get_args(LabelKind):
         raise InputError(f"kind={kind!r}: accepted are {', '.join(get_args(LabelKind))}.")

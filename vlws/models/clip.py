@@ -18,15 +18,33 @@ from vlws.models.weights import check_differ, check_finite, in_one_sentence, loa
 
 
 class ImageTextEncoder(Protocol):
-    """Anything that embeds images and texts as a CLIP does: unit-norm float32 rows "n d"."""
+    """Anything that embeds images and texts as a CLIP does: unit-norm float32 rows "n d".
 
-    def images(self, images: np.ndarray) -> np.ndarray: ...
+    >>> class Noise:  # not a CLIP, and good enough for a test
+    ...     def images(self, images):
+    ...         return np.eye(len(images), 64, dtype=np.float32)
+    ...
+    ...     def texts(self, texts):
+    ...         return np.eye(len(texts), 64, dtype=np.float32)
+    >>> encoder: ImageTextEncoder = Noise()
+    >>> Remembered(encoder).texts(["a cat", "a dog"]).shape
+    (2, 64)
+    """
 
-    def texts(self, texts: Sequence[str]) -> np.ndarray: ...
+    def images(self, images: np.ndarray) -> np.ndarray:
+        """Pictures, "n h w 3" uint8 -> unit rows "n d" float32."""
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """n texts -> unit rows "n d" float32."""
 
 
 class Clip(NamedTuple):
-    """`model, processor = load_clip(...)`; embeds pictures and texts with unit norm."""
+    """`model, processor = load_clip(...)`; embeds pictures and texts with unit norm.
+
+    >>> clip = load_clip("clip-emoji", "cpu")
+    >>> clip.images(np.zeros((2, 32, 32, 3), np.uint8)).shape, clip.texts(["a cat"]).shape
+    ((2, 64), (1, 64))
+    """
 
     model: CLIPModel
     processor: CLIPProcessor
@@ -63,7 +81,16 @@ class Remembered:
         return self._rows(keys, lambda new: encoder.images(np.stack([arrays[i] for i in new])))
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """n texts -> unit rows "n d" float32. Raises InputError for new texts where there is no encoder."""
+        """n texts -> unit rows "n d" float32. Raises InputError for new texts where there is no encoder.
+
+        >>> seen = Remembered(load_clip("clip-emoji", "cpu"))
+        >>> seen.texts(["a cat", "a cat"]).shape, len(seen.rows)  # embedded once
+        ((2, 64), 1)
+        >>> seen.alone().texts(["a dog"])
+        Traceback (most recent call last):
+            ...
+        vlws.errors.InputError: 1 pictures or texts were not embedded before, and no encoder is at hand.
+        """
         keys = [_key(text.encode()) for text in texts]
         encoder = cast(ImageTextEncoder, self.encoder)
         return self._rows(keys, lambda new: encoder.texts([texts[i] for i in new]))
@@ -92,6 +119,15 @@ def load_clip(name: str = "clip-emoji", device: str = "auto") -> Clip:
         InputError: no such folder or hub id, a hub that cannot be reached, a checkpoint of another class, one that is
             not complete, or whose weights, tokenizer and processor do not belong together: one blank picture and two
             texts go through the whole model.
+
+    >>> model, processor = load_clip("clip-emoji", device="cpu")
+    >>> model.config.projection_dim
+    64
+    >>> try:
+    ...     load_clip("clip-emojis", device="cpu")
+    ... except InputError as error:
+    ...     print(str(error).split(":")[0])
+    There is no backbone 'clip-emojis'
     """
     source, _ = locate(name)
     where = resolve_device(device)
@@ -131,6 +167,10 @@ def embed_images(clip: Clip, images: np.ndarray | Sequence, batch: int = 256) ->
     Args:
         images: "n h w 3" uint8 RGB, or a sequence of PIL images; resized and normalised by the model's own processor.
         batch: pictures a forward pass.
+
+    >>> rows = embed_images(load_clip("clip-emoji", "cpu"), np.zeros((2, 32, 32, 3), np.uint8))
+    >>> rows.shape, rows.dtype, np.linalg.norm(rows, axis=1).round(3).tolist()
+    ((2, 64), dtype('float32'), [1.0, 1.0])
     """
     side = clip.model.config.vision_config.image_size
     rows = []
@@ -142,7 +182,12 @@ def embed_images(clip: Clip, images: np.ndarray | Sequence, batch: int = 256) ->
 
 @torch.inference_mode()
 def embed_texts(clip: Clip, texts: Sequence[str], batch: int = 256) -> np.ndarray:
-    """Texts -> "n d" float32 rows of unit norm; what is longer than the model reads is cut. Equal texts cost once."""
+    """Texts -> "n d" float32 rows of unit norm; what is longer than the model reads is cut. Equal texts cost once.
+
+    >>> rows = embed_texts(load_clip("clip-emoji", "cpu"), ["a cat", "a dog", "a cat"])
+    >>> rows.shape, bool((rows[0] == rows[2]).all()), bool((rows[0] == rows[1]).all())
+    ((3, 64), True, False)
+    """
     unique = list(dict.fromkeys(texts))
     limit = clip.model.config.text_config.max_position_embeddings
     rows = []
@@ -162,13 +207,23 @@ def zero_shot_weights(clip: Clip, texts: Sequence[Sequence[str]]) -> np.ndarray:
     """A zero-shot classifier, "class d" float32 unit rows: the mean text feature of each class's prompts.
 
     Prompt ensembling as in CLIP (Radford et al., 2021, section 3.1.4); logits are `images @ weights.T`.
+
+    >>> from vlws.data.emoji_world import captions, pairs
+    >>> clip, found = load_clip("clip-emoji", "cpu"), pairs.clutter_pairs(40, seed=0)
+    >>> weights = zero_shot_weights(clip, captions.class_texts())  # ten classes, some prompts for each
+    >>> float(((clip.images(found.images) @ weights.T).argmax(1) == found.classes).mean())
+    1.0
     """
     rows = np.stack([embed_texts(clip, prompts).mean(0) for prompts in texts])
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def pixels(processor: CLIPProcessor, images: np.ndarray | Sequence, side: int) -> torch.Tensor:
-    """Pictures -> "n 3 side side" float32 as the processor makes them; arrays of the model's size skip PIL."""
+    """Pictures -> "n 3 side side" float32 as the processor makes them; arrays of the model's size skip PIL.
+
+    >>> pixels(load_clip("clip-emoji", "cpu").processor, [Image.new("RGB", (96, 64))], 32).shape
+    torch.Size([1, 3, 32, 32])
+    """
     p = processor.image_processor
     if isinstance(images, np.ndarray) and images.shape[1:] == (side, side, 3) and p.do_rescale and p.do_normalize:
         mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (p.image_mean, p.image_std))
@@ -177,7 +232,15 @@ def pixels(processor: CLIPProcessor, images: np.ndarray | Sequence, side: int) -
 
 
 def check_size(values: torch.Tensor, side: int, name: str) -> None:
-    """InputError unless what an image processor gives, "n c h w", has the size that the tower takes."""
+    """InputError unless what an image processor gives, "n c h w", has the size that the tower takes.
+
+    >>> check_size(torch.zeros(1, 3, 32, 32), 32, "my-clip")
+    >>> try:
+    ...     check_size(torch.zeros(1, 3, 24, 24), 32, "my-clip")
+    ... except InputError as error:
+    ...     print(str(error).split(";")[0])
+    my-clip: its image processor makes pictures of 24 x 24 pixels, but its vision tower takes 32 x 32
+    """
     height, width = values.shape[-2:]
     if (height, width) != (side, side):
         raise InputError(

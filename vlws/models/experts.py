@@ -30,7 +30,12 @@ NOISE = 0.1  # its noise, against unit norm
 
 @dataclass(frozen=True)
 class SliceEmbeddings:
-    """s slices: `vectors` "s dim" float32 (uni-modal part, then cross-modal), `modality` "s" int64 (1 = picture)."""
+    """s slices: `vectors` "s dim" float32 (uni-modal part, then cross-modal), `modality` "s" int64 (1 = picture).
+
+    >>> slices = SliceEmbeddings(torch.eye(5)[:2], torch.tensor([1, 0]), split=3)  # a picture and a sentence
+    >>> slices.cross.shape
+    torch.Size([2, 2])
+    """
 
     vectors: Tensor
     modality: Tensor
@@ -43,7 +48,14 @@ class SliceEmbeddings:
 
 
 def slices_of(found: Documents) -> list[Slice]:
-    """All slices of all documents in their order; a `lone` slice repeats one or follows its document's own."""
+    """All slices of all documents in their order; a `lone` slice repeats one or follows its document's own.
+
+    >>> from vlws.data.documents import Document
+    >>> picture, words = Slice(image=0), Slice("a cat")
+    >>> found = Documents((Document((picture, words), lone=picture),), np.zeros((1, 32, 32, 3), np.uint8))
+    >>> [part.is_image for part in slices_of(found)]
+    [True, False, True]
+    """
     return [s for d in found.documents for s in (*d.slices, *((d.lone,) if d.lone else ()))]
 
 
@@ -51,6 +63,13 @@ def latent_experts(found: Documents, clip: Clip, seed: int = 0) -> SliceEmbeddin
     """Uni-modal: the sum of one fixed random direction per feature (`Slice.features`), and noise drawn from `seed`.
 
     The directions of pictures and of sentences are different ones: only CLIP can compare across.
+
+    >>> from vlws.data.emoji_world import stories
+    >>> from vlws.models.clip import load_clip
+    >>> found = stories.corpus(4, seed=0)
+    >>> slices = latent_experts(found, load_clip("clip-emoji", "cpu"))
+    >>> slices.vectors.shape[1] == UNI + 64, len(slices.vectors) == len(slices_of(found))
+    (True, True)
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -62,7 +81,16 @@ def latent_experts(found: Documents, clip: Clip, seed: int = 0) -> SliceEmbeddin
 
 
 def encoder_experts(found: Documents, clip: Clip) -> SliceEmbeddings:
-    """Uni-modal: pictures by CLIP's patch features (2 x 2 means, centred), sentences by hashed words and word pairs."""
+    """Uni-modal: pictures by CLIP's patch features (2 x 2 means, centred), sentences by hashed words and word pairs.
+
+    >>> from vlws.data.documents import Document
+    >>> from vlws.models.clip import load_clip
+    >>> document = Document((Slice("a cat sleeps"), Slice(image=0), Slice("a cat sleeps")))
+    >>> found = Documents((document,), np.zeros((1, 32, 32, 3), np.uint8))
+    >>> slices = encoder_experts(found, load_clip("clip-emoji", "cpu"))
+    >>> slices.modality.tolist(), round(float(slices.vectors[0] @ slices.vectors[2]), 3)  # unit norm in both parts
+    ([0, 1, 0], 1.0)
+    """
     slices = slices_of(found)
     patches = _patches(clip, found.images)
     words = HashingVectorizer(n_features=patches.shape[1], ngram_range=(1, 2), alternate_sign=True)

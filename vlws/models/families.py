@@ -30,7 +30,15 @@ from vlws.models.weights import check_differ, check_finite, in_one_sentence, loa
 
 
 class LlavaAdapter(Adapter):
-    """LLaVA: every patch of the tower becomes a token through a projector."""
+    """LLaVA: every patch of the tower becomes a token through a projector.
+
+    >>> import numpy as np
+    >>> mllm = load_mllm("llava-emoji", "cpu")
+    >>> batch = mllm.encode(["<image>"], [[np.zeros((32, 32, 3), np.uint8)]])
+    >>> features = mllm.vision_features(batch)
+    >>> features.shape, mllm.project(features, batch).shape, mllm.num_image_tokens(32, 32)
+    (torch.Size([1, 16, 96]), torch.Size([1, 16, 128]), 16)
+    """
 
     model: LlavaForConditionalGeneration
 
@@ -44,16 +52,30 @@ class LlavaAdapter(Adapter):
         return features[:, 1:] if config.vision_feature_select_strategy == "default" else features
 
     def project(self, features: Tensor, batch: Batch) -> Tensor:
+        """Through the projector: "image patch hidden"."""
         return self.model.model.multi_modal_projector(features.to(self.dtype))
 
     def num_image_tokens(self, height: int, width: int) -> int:
+        """One for each patch that the projector reads, and for the class token where the model keeps it."""
         patch = self.processor.patch_size or self.model.config.vision_config.patch_size
         dropped = self.processor.vision_feature_select_strategy == "default"
         return (height // patch) * (width // patch) + self.processor.num_additional_image_tokens - dropped
 
 
 class Blip2Adapter(Adapter):
-    """BLIP-2: a Q-Former reads the patches with a few queries, and each query becomes a token."""
+    """BLIP-2: a Q-Former reads the patches with a few queries, and each query becomes a token.
+
+    >>> import numpy as np
+    >>> mllm = load_mllm("blip2-emoji", "cpu")
+    >>> batch = mllm.encode(["<image> a cat"], [[np.zeros((48, 48, 3), np.uint8)]])
+    >>> features = mllm.vision_features(batch)
+    >>> features.shape[2] == mllm.features_dim, mllm.query_tokens.shape
+    (True, torch.Size([1, 4, 96]))
+    >>> mllm.qformer_outputs(features, mllm.query_tokens).last_hidden_state.shape
+    torch.Size([1, 4, 96])
+    >>> mllm.project(features, batch).shape[1] == mllm.num_image_tokens(48, 48)
+    True
+    """
 
     model: Blip2ForConditionalGeneration | InstructBlipForConditionalGeneration
 
@@ -87,10 +109,12 @@ class Blip2Adapter(Adapter):
         return self.model.qformer(query_embeds=queries, encoder_hidden_states=features, **options)
 
     def project(self, features: Tensor, batch: Batch) -> Tensor:
+        """Through the Q-Former and its projection: "image query hidden"."""
         queries = self.qformer_outputs(features, self.query_tokens, batch.extra).last_hidden_state
         return self.model.language_projection(queries.to(self.dtype))
 
     def num_image_tokens(self, height: int, width: int) -> int:
+        """The number of queries, whatever the size of the picture."""
         return self.model.config.num_query_tokens
 
 
@@ -118,6 +142,7 @@ class InstructBlipAdapter(Blip2Adapter):
         return out
 
     def read_instructions(self, texts: Sequence[str], counts: list[int]) -> dict[str, Tensor]:
+        """The texts without placeholders, once for each of their pictures: ids and mask, "image word" int64."""
         plain = [
             text.replace(IMAGE_PLACEHOLDER, "").strip()
             for text, count in zip(texts, counts, strict=True)
@@ -142,9 +167,11 @@ class QwenVLAdapter(Adapter):
         return [rearrange(row, "(h w) hidden -> h w hidden", w=w) for row, w in zip(rows, width, strict=True)]
 
     def project(self, features: list[Tensor], batch: Batch) -> list[Tensor]:
+        """Features as rows, one "token hidden" per picture: the projector is a part of the tower."""
         return [rearrange(row, "h w hidden -> (h w) hidden") for row in features]
 
     def positions(self, batch: Batch) -> Tensor:
+        """position_ids "3 batch len" of time, height and width."""
         kinds = (batch.input_ids == self.image_token_id).int()
         grid = batch.extra.get("image_grid_thw")
         return self.model.model.get_rope_index(
@@ -156,9 +183,11 @@ class QwenVLAdapter(Adapter):
         return self.model.config.vision_config.spatial_merge_size
 
     def num_image_tokens(self, height: int, width: int) -> int:
+        """One for each merged patch; `height` and `width` are counted in patches, not in pixels."""
         return height * width // self._merge**2
 
     def read_images(self, pictures: list[ImageInput]) -> tuple[Tensor | None, list | None, list[int], dict]:
+        """As of `Adapter`; pictures may differ in size, and `extra` has the patches of each: "image_grid_thw" "n 3"."""
         if isinstance(pictures[0], Tensor):
             grid = torch.tensor([[1, p.shape[0] * self._merge, p.shape[1] * self._merge] for p in pictures])
             values, features = None, pictures
@@ -169,6 +198,7 @@ class QwenVLAdapter(Adapter):
         return values, features, counts, {"image_grid_thw": grid}
 
     def image_text(self, tokens: int) -> str:
+        """The image tokens, between those that begin and end a picture."""
         return f"<|vision_start|>{self.image_token * tokens}<|vision_end|>"
 
 
@@ -194,6 +224,15 @@ def adapt(model: PreTrainedModel, processor: ProcessorMixin | Parts) -> Adapter:
 
     Raises:
         InputError: a model of another class, an encoder-decoder inside, a tokenizer without the image token.
+
+    >>> mllm = load_mllm("llava-emoji", "cpu")
+    >>> type(adapt(mllm.model, mllm.processor)).__name__
+    'LlavaAdapter'
+    >>> try:
+    ...     adapt(torch.nn.Linear(1, 1), mllm.processor)
+    ... except InputError as error:
+    ...     print(str(error).split(";")[0])
+    A Linear was given
     """
     for kind, adapter in ADAPTERS.items():
         if isinstance(model, kind):
@@ -208,6 +247,10 @@ def load_mllm(name: str, device: str = "auto", dtype: torch.dtype = torch.float3
         InputError: no such folder or hub id, a hub that cannot be reached, a checkpoint of another class, one that is
             not complete, or whose weights, tokenizer and processor do not belong together: one blank picture and short
             texts go through the whole model.
+
+    >>> mllm = load_mllm("blip2-emoji", "cpu")
+    >>> type(mllm).__name__, mllm.num_layers, mllm.hidden_size
+    ('Blip2Adapter', 6, 96)
     """
     source, model_type = locate(name, MLLM)
     kind = next(kind for kind in ADAPTERS if kind.config_class.model_type == model_type)

@@ -31,7 +31,11 @@ REACH_SECONDS = 5.0
 
 
 class Kinds(NamedTuple):
-    """The models that a loader takes: model_type -> class name, and a hub id as an example."""
+    """The models that a loader takes: model_type -> class name, and a hub id as an example.
+
+    >>> CLIP.classes, CLIP.example
+    ({'clip': 'CLIPModel'}, 'openai/clip-vit-base-patch32')
+    """
 
     classes: Mapping[str, str]
     example: str
@@ -57,7 +61,11 @@ UNQUANTISED = "accepted are weights in float32, float16 or bfloat16, such as tho
 
 
 def shipped() -> tuple[str, ...]:
-    """Names of the backbones that come with the package."""
+    """Names of the backbones that come with the package.
+
+    >>> shipped()
+    ('blip2-emoji', 'clip-emoji', 'llava-emoji')
+    """
     return tuple(sorted(path.parent.name for path in ASSETS.glob("*/config.json")))
 
 
@@ -142,6 +150,8 @@ def check_folder(folder: Path, name: str) -> None:
     Raises:
         InputError: a git-lfs pointer where a file should be, no weights, a part of them that is missing or cut short,
             weights of a quantised type.
+
+    >>> check_folder(ASSETS / "clip-emoji", "clip-emoji")
     """
     _check_pointers(folder, name)
     files = weight_files(folder)
@@ -162,7 +172,11 @@ def check_folder(folder: Path, name: str) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of weights that loading would read, there or not; none where the folder has no weights."""
+    """The files of weights that loading would read, there or not; none where the folder has no weights.
+
+    >>> [file.name for file in weight_files(ASSETS / "clip-emoji")]
+    ['model.safetensors']
+    """
     for weights in WEIGHTS:
         index = folder / f"{weights}.index.json"
         if (folder / weights).is_file():
@@ -226,7 +240,11 @@ def _hub(name: str) -> tuple[Path, str]:
 
 
 def resolve_device(device: str = "auto") -> "torch.device":
-    """ "auto" is cuda where there is one, else cpu; anything else is torch's own name."""
+    """ "auto" is cuda where there is one, else cpu; anything else is torch's own name.
+
+    >>> resolve_device("cpu").type
+    'cpu'
+    """
     import torch
 
     if device == "auto":
@@ -243,7 +261,16 @@ def resolve_device(device: str = "auto") -> "torch.device":
 
 
 def weights_hash(model: "torch.nn.Module") -> str:
-    """sha256 over names and values of all weights, 16 hex digits."""
+    """sha256 over names and values of all weights, 16 hex digits.
+
+    >>> import torch
+    >>> one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    >>> weights_hash(one) == weights_hash(other)
+    False
+    >>> _ = other.load_state_dict(one.state_dict())
+    >>> weights_hash(one) == weights_hash(other), len(weights_hash(one))
+    (True, 16)
+    """
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode())

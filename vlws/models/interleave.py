@@ -14,14 +14,34 @@ from vlws.models.adapter import IGNORED, IMAGE_PLACEHOLDER, Adapter, Batch
 
 @dataclass(frozen=True)
 class Rows:
-    """A batch of documents. `spans[row]` is "slice 2" int64: start and stop of each slice's tokens."""
+    """A batch of documents. `spans[row]` is "slice 2" int64: start and stop of each slice's tokens.
+
+    >>> from vlws.data.documents import Slice
+    >>> from vlws.models.families import load_mllm
+    >>> reader = Reader(load_mllm("llava-emoji", "cpu"))
+    >>> rows = reader.rows([Document((Slice("a red cat"), Slice("and a dog")))], torch.zeros(0))
+    >>> rows.spans[0].tolist(), rows.batch.input_ids.shape  # start and stop of each of the two slices
+    ([[1, 4], [4, 10]], torch.Size([1, 10]))
+    """
 
     batch: Batch
     spans: list[Tensor]
 
 
 class Reader:
-    """Documents -> rows for one model; the length of each tokenized text is kept."""
+    """Documents -> rows for one model; the length of each tokenized text is kept.
+
+    >>> from vlws.data.documents import Slice
+    >>> from vlws.models.families import load_mllm
+    >>> reader = Reader(load_mllm("llava-emoji", "cpu"))
+    >>> features = reader.features(np.zeros((1, 32, 32, 3), np.uint8))  # of the frozen vision tower
+    >>> documents = [Document((Slice(image=0), Slice("what is it?")), answer="a cat"), Document((Slice("a dog"),))]
+    >>> reader.groups(documents)  # the short one first
+    [[1], [0]]
+    >>> rows = reader.rows(documents, features)
+    >>> [len(spans) for spans in rows.spans], int((rows.batch.labels >= 0).sum())  # the answer's tokens and the end
+    ([2, 1], 3)
+    """
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
@@ -116,7 +136,15 @@ class Reader:
 
 
 def language_loss(adapter: Adapter, groups: Sequence[Rows]) -> Tensor:
-    """L_g: the mean cross-entropy over all tokens with a label, whatever group their rows stand in."""
+    """L_g: the mean cross-entropy over all tokens with a label, whatever group their rows stand in.
+
+    >>> from vlws.data.documents import Slice
+    >>> from vlws.models.families import load_mllm
+    >>> adapter = load_mllm("llava-emoji", "cpu")
+    >>> rows = Reader(adapter).rows([Document((Slice("what colour is a cat?"),), answer="red")], torch.zeros(0))
+    >>> language_loss(adapter, [rows]).shape, bool(language_loss(adapter, [rows]) > 0)
+    (torch.Size([]), True)
+    """
     counts = [int((rows.batch.labels[:, 1:] != IGNORED).sum()) for rows in groups]
     losses = [adapter.run(rows.batch).loss * n for rows, n in zip(groups, counts, strict=True) if n]
     return sum(losses) / sum(counts)

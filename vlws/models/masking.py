@@ -10,13 +10,24 @@ from vlws.models.ssd import chunks
 
 
 def grid_slices(height: int, width: int, grid: int) -> list[tuple[slice, slice]]:
-    """The rows and columns of each of the g x g cells, row by row."""
+    """The rows and columns of each of the g x g cells, row by row.
+
+    >>> rows, columns = grid_slices(32, 48, grid=2)[3]  # the last of four
+    >>> np.arange(32)[rows][0].item(), np.zeros((32, 48))[rows, columns].shape  # from row 16 on, 16 x 24 pixels
+    (16, (16, 24))
+    """
     rows, cols = np.linspace(0, height, grid + 1, dtype=int), np.linspace(0, width, grid + 1, dtype=int)
     return [(slice(rows[r], rows[r + 1]), slice(cols[c], cols[c + 1])) for r in range(grid) for c in range(grid)]
 
 
 def drop_cells(images: np.ndarray, cells: np.ndarray, grid: int = 2) -> np.ndarray:
-    """Pictures "n h w 3" without cell `cells[i]` (set to zero): x' of CMER. `cells`: int "n", counted row by row."""
+    """Pictures "n h w 3" without cell `cells[i]` (set to zero): x' of CMER. `cells`: int "n", counted row by row.
+
+    >>> images = np.full((1, 32, 32, 3), 255, np.uint8)
+    >>> dropped = drop_cells(images, np.array([0]))
+    >>> dropped[0, 0, 0].tolist(), dropped[0, 16, 16].tolist(), float(dropped.mean() / 255)
+    ([0, 0, 0], [255, 255, 255], 0.75)
+    """
     kept = images.copy()
     for cell, (rows, cols) in enumerate(grid_slices(images.shape[1], images.shape[2], grid)):
         kept[np.asarray(cells) == cell, rows, cols] = 0

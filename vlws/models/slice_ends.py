@@ -20,6 +20,12 @@ class Draw:
     """One step's sequences (documents, then lone slices) and slice ends, in the order of `Reader.groups`.
 
     ends: "n 2" (sequence, slice). sample: "n" document ids. prefixes: n index tensors into `slices_of(documents)`.
+
+    >>> from vlws.data.emoji_world import stories
+    >>> from vlws.models.families import load_mllm
+    >>> (draw,) = draw_steps(stories.corpus(8, seed=0), 1, 4, Reader(load_mllm("llava-emoji", "cpu")))
+    >>> draw.ends.shape[1], len(draw.ends) == len(draw.sample) == len(draw.prefixes)
+    (2, True)
     """
 
     sequences: tuple[Document, ...]
@@ -46,6 +52,14 @@ def draw_steps(
 
     Raises:
         InputError: fewer documents than a batch, a document of one slice or without pictures.
+
+    >>> from vlws.data.emoji_world import stories
+    >>> from vlws.models.families import load_mllm
+    >>> reader = Reader(load_mllm("llava-emoji", "cpu"))
+    >>> found = stories.corpus(8, seed=0, mix={"pair": 1.0})  # a picture and its caption, which is the lone slice
+    >>> draws = draw_steps(found, steps=2, batch_size=4, reader=reader, ends=1)
+    >>> len(draws), len(draws[0].sequences), draws[0].ends.shape  # 4 documents and 4 captions, one end of each
+    (2, 8, torch.Size([8, 2]))
     """
     offsets, total = [], 0
     for i, document in enumerate(found.documents):
@@ -100,7 +114,16 @@ def _anchors(
 
 @dataclass(frozen=True)
 class Collated:
-    """Rows of each group, and for each its slice ends "n 3" (row, start, stop) and whether they are pictures "n"."""
+    """Rows of each group, and for each its slice ends "n 3" (row, start, stop) and whether they are pictures "n".
+
+    >>> from vlws.data.emoji_world import stories
+    >>> from vlws.models.families import load_mllm
+    >>> reader, found = Reader(load_mllm("llava-emoji", "cpu")), stories.corpus(8, seed=0)
+    >>> (draw,) = draw_steps(found, 1, 4, reader)
+    >>> batch = collate(draw, reader, reader.features(found.images))
+    >>> len(batch.groups) == len(batch.at) == len(batch.is_image), batch.at[0].shape[1]
+    (True, 3)
+    """
 
     groups: list[Rows]
     at: list[Tensor]
@@ -108,6 +131,18 @@ class Collated:
 
 
 def collate(draw: Draw, reader: Reader, features: Tensor) -> Collated:
+    """A step's documents as rows of tokens, with the tokens at which each slice ends.
+
+    features: one row per picture, as `Reader.features` gives them.
+
+    >>> from vlws.data.emoji_world import stories
+    >>> from vlws.models.families import load_mllm
+    >>> reader, found = Reader(load_mllm("llava-emoji", "cpu")), stories.corpus(8, seed=0)
+    >>> (draw,) = draw_steps(found, 1, 4, reader)
+    >>> batch = collate(draw, reader, reader.features(found.images))
+    >>> sum(len(at) for at in batch.at) == len(draw.ends)
+    True
+    """
     groups, at, is_image = [], [], []
     for group in draw.groups:
         rows = reader.rows([draw.sequences[k] for k in group], features)

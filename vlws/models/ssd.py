@@ -38,6 +38,11 @@ def masked_contrastive_loss(z: Tensor, positives: Tensor, tau: float = 0.5, tau_
     Args:
         z: unit rows "(2 b) d", both views of a batch, view after view.
         positives: M, "b b", non-zero where two samples are to be alike; its diagonal must be non-zero.
+
+    >>> z = torch.eye(2).repeat(2, 1)  # two samples, two views of each, which agree
+    >>> apart, alike = torch.eye(2), torch.ones(2, 2)
+    >>> bool(masked_contrastive_loss(z, apart) < masked_contrastive_loss(z, alike))  # unlike rows, said to be alike
+    True
     """
     similarity = z @ z.T / tau
     self_pairs = torch.eye(len(z), dtype=torch.bool, device=z.device)
@@ -58,7 +63,13 @@ def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
 
 
 class Encoder(nn.Module):
-    """A small convolutional encoder f "b 3 h w" -> "b d", and a projection head that serves training alone."""
+    """A small convolutional encoder f "b 3 h w" -> "b d", and a projection head that serves training alone.
+
+    >>> encoder = Encoder(features=64, projection=32)
+    >>> pixels = encoder.pixels(np.zeros((2, 48, 48, 3), np.uint8), 32)
+    >>> pixels.shape, encoder(pixels).shape, encoder.project(pixels).shape
+    (torch.Size([2, 3, 32, 32]), torch.Size([2, 64]), torch.Size([2, 32]))
+    """
 
     def __init__(self, width: int = 16, features: int = 64, projection: int = 32):
         super().__init__()
@@ -78,6 +89,7 @@ class Encoder(nn.Module):
         return pixels if pixels.shape[-1] == size else F.adaptive_avg_pool2d(pixels, size)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Features "b d" of pixels "b 3 h w" in [0, 1]."""
         return self.body(pixels.contiguous(memory_format=torch.channels_last))
 
     def project(self, pixels: Tensor) -> Tensor:
@@ -86,7 +98,13 @@ class Encoder(nn.Module):
 
 
 def augment(pixels: Tensor, scale: tuple[float, float] = (0.4, 1.0)) -> Tensor:
-    """One random view of each image "b 3 h w" in [0, 1]: crop and resize, flip, brightness, contrast, grey."""
+    """One random view of each image "b 3 h w" in [0, 1]: crop and resize, flip, brightness, contrast, grey.
+
+    >>> pixels = torch.rand(2, 3, 32, 32)
+    >>> view = augment(pixels)
+    >>> view.shape == pixels.shape, bool(0 <= view.min() and view.max() <= 1), bool((view == pixels).all())
+    (True, True, False)
+    """
     b = len(pixels)
 
     def uniform(low: float, high: float) -> Tensor:

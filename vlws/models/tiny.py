@@ -11,6 +11,13 @@ def clip_config(vocab_size: int, bos_token_id: int, eos_token_id: int) -> CLIPCo
     """CLIPModel of about 0.6 M parameters: 16 patches of 8 px, 3 layers of 96; text 2 layers of 96; projection 64.
 
     `eos_token_id` must not be 2: CLIPTextModel keeps an older pooling (the largest id) for that value.
+
+    >>> from transformers import CLIPModel
+    >>> config = clip_config(vocab_size=2048, bos_token_id=0, eos_token_id=1)
+    >>> config.vision_config.image_size, config.text_config.max_position_embeddings
+    (32, 32)
+    >>> round(CLIPModel(config).num_parameters() / 1e6, 1)
+    0.6
     """
     if eos_token_id == 2:
         raise ValueError("eos_token_id=2 selects CLIP's legacy pooling; give the end token another id.")

@@ -14,6 +14,15 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, name: str, a
     """InputError unless a model that embeds `rows` tokens embeds every token of the tokenizer.
 
     apart: ids that are never embedded, such as that of the image token.
+
+    >>> from vlws.models.clip import load_clip
+    >>> tokenizer = load_clip("clip-emoji", "cpu").processor.tokenizer
+    >>> check_vocabulary(tokenizer, rows=len(tokenizer), name="clip-emoji")
+    >>> try:
+    ...     check_vocabulary(tokenizer, rows=100, name="my-clip")
+    ... except InputError as error:
+    ...     print(str(error).split(";")[0])
+    my-clip: its tokenizer has '<|endoftext|>' as token 2047, but the model embeds 100 tokens
     """
     ids = {id_: token for token, id_ in tokenizer.get_vocab().items() if id_ not in apart}
     top = max(ids, default=0)
@@ -28,6 +37,15 @@ def check_end_token(tokenizer: PreTrainedTokenizerBase, config_end: int, name: s
     """InputError unless CLIP's text model pools every text at the tokenizer's end token.
 
     CLIPTextModel pools at the first `config_end`, but for 2 (as in OpenAI's configs) at the largest id of a text.
+
+    >>> from vlws.models.clip import load_clip
+    >>> tokenizer = load_clip("clip-emoji", "cpu").processor.tokenizer
+    >>> check_end_token(tokenizer, tokenizer.eos_token_id, "clip-emoji")
+    >>> try:
+    ...     check_end_token(tokenizer, 0, "my-clip")
+    ... except InputError as error:
+    ...     print(str(error).split(";")[0])
+    my-clip: text_config.eos_token_id of its config.json is 0, but the tokenizer's end token is '<|endoftext|>' (2047)
     """
     end, token = tokenizer.eos_token_id, tokenizer.eos_token
     ids = {id_: token for token, id_ in tokenizer.get_vocab().items()}
@@ -51,7 +69,12 @@ def check_end_token(tokenizer: PreTrainedTokenizerBase, config_end: int, name: s
 
 
 def count_appended(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many tokens the tokenizer puts behind each text by itself: an end token, where it is made so."""
+    """How many tokens the tokenizer puts behind each text by itself: an end token, where it is made so.
+
+    >>> from vlws.models.clip import load_clip
+    >>> count_appended(load_clip("clip-emoji", "cpu").processor.tokenizer)
+    1
+    """
     plain, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
     for behind in range(len(whole) - len(plain) + 1):
         stop = len(whole) - behind
@@ -63,7 +86,14 @@ def count_appended(tokenizer: PreTrainedTokenizerBase) -> int:
 def check_texts(
     texts: Sequence[str], images: Sequence[Sequence], answers: Sequence[str] | None, padding_side: str
 ) -> None:
-    """InputError unless every text has its pictures and, where there are answers, an answer with words."""
+    """InputError unless every text has its pictures and, where there are answers, an answer with words.
+
+    >>> check_texts(["<image> and <image>"], [["first.png", "second.png"]], None, "right")
+    >>> check_texts(["<image> and"], [["first.png", "second.png"]], None, "right")
+    Traceback (most recent call last):
+        ...
+    vlws.errors.InputError: Text 0 marks 1 pictures with <image>, but 2 were given; it needs one <image> per picture.
+    """
     if not len(texts) == len(images) == len(texts if answers is None else answers):
         raise InputError(
             f"{len(texts)} texts, {len(images)} lists of pictures and {len(answers or texts)} answers were given; "

@@ -16,7 +16,14 @@ LOWER = ("hidden", "attention_mask", "positions")
 
 
 def lower_states(adapter: Adapter, layer: int, batch: Batch) -> dict[str, Tensor]:
-    """What the layers from `layer` on read: hidden "batch len hidden", attention_mask, positions "batch len"."""
+    """What the layers from `layer` on read: hidden "batch len hidden", attention_mask, positions "batch len".
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter = load_mllm("llava-emoji", "cpu")
+    >>> states = lower_states(adapter, 1, adapter.encode(["a red cat"], [[]]))
+    >>> states["hidden"].shape[2] == adapter.hidden_size, states["positions"].tolist()
+    (True, [[0, 1, 2, 3]])
+    """
     return {
         "hidden": adapter.hidden(batch, layer),
         "attention_mask": batch.attention_mask,
@@ -25,7 +32,12 @@ def lower_states(adapter: Adapter, layer: int, batch: Batch) -> dict[str, Tensor
 
 
 def check_cut(adapter: Adapter, layer: int, batch: Batch) -> None:
-    """InputError unless the upper layers, run alone, give the model's own logits of a batch."""
+    """InputError unless the upper layers, run alone, give the model's own logits of a batch.
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter = load_mllm("blip2-emoji", "cpu")
+    >>> check_cut(adapter, 1, adapter.encode(["a red cat"], [[]]))
+    """
     states = lower_states(adapter, layer, batch)
     whole = cast(Tensor, adapter.run(batch).logits)
     if not torch.allclose(upper_logits(adapter, layer, states, states["hidden"]), whole, atol=1e-2, rtol=1e-2):
@@ -43,6 +55,15 @@ def upper_logits(
     Args:
         states: attention_mask and positions (`Adapter.positions`), "sample len".
         keep: "sample len-1" bool: the tokens, all but the last, whose logits are asked for.
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter = load_mllm("llava-emoji", "cpu")
+    >>> batch = adapter.encode(["a red cat"], [[]])
+    >>> with torch.no_grad():
+    ...     states = lower_states(adapter, 1, batch)
+    ...     logits = upper_logits(adapter, 1, states, states["hidden"])
+    ...     print(torch.allclose(logits, adapter.run(batch).logits, atol=1e-5))
+    True
     """
     out = upper_layers(adapter.decoder, layer)(
         inputs_embeds=hidden,
@@ -54,7 +75,14 @@ def upper_logits(
 
 
 def upper_layers(decoder: PreTrainedModel, layer: int) -> PreTrainedModel:
-    """The decoder from `layer` on, sharing all weights; it takes hidden states for embeddings."""
+    """The decoder from `layer` on, sharing all weights; it takes hidden states for embeddings.
+
+    >>> from vlws.models.families import load_mllm
+    >>> decoder = load_mllm("llava-emoji", "cpu").decoder
+    >>> upper = upper_layers(decoder, 1)
+    >>> len(decoder.layers) - len(upper.layers), upper.layers[0] is decoder.layers[1]
+    (1, True)
+    """
     upper = copy.copy(decoder)
     upper._modules = dict(decoder._modules)
     upper._modules["layers"] = cast(nn.ModuleList, decoder.layers)[layer:]
@@ -73,6 +101,10 @@ def joined_states(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
     Lengths stand in dimension 1 (of `hidden`, `attention_mask`, `labels`, `positions`), those of an instruction
     (`qformer_...`) in dimension 2; of any other state all chunks have one shape.
+
+    >>> short, long = {"hidden": torch.ones(1, 3, 8)}, {"hidden": torch.ones(2, 5, 8)}
+    >>> joined_states([short, long])["hidden"].shape
+    torch.Size([3, 5, 8])
     """
     return {name: _padded(name, [part[name] for part in parts]) for name in parts[0]}
 

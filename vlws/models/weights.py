@@ -55,6 +55,13 @@ def load_checked(
     Raises:
         InputError: a model or a processor that cannot be made, weights that are missing, that have another shape, or
             that belong to a part which the config does not describe.
+
+    >>> from transformers import CLIPModel, CLIPProcessor
+    >>> from vlws.models.hub import locate
+    >>> source, _ = locate("clip-emoji")
+    >>> model, processor = load_checked(CLIPModel, CLIPProcessor.from_pretrained, source, "clip-emoji")
+    >>> model.training, model.dtype
+    (False, torch.float32)
     """
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # torchvision is not needed: the PIL processors do the same
@@ -75,6 +82,16 @@ def check_report(model: PreTrainedModel, report: dict[str, Any], name: str) -> N
 
     transformers leaves tied weights and buffers that are not saved out of it. Weights of another part, such as a
     classifier, are no fault; one layer more than the config says, or a bias that it leaves out, is.
+
+    >>> from vlws.models.clip import load_clip
+    >>> model = load_clip("clip-emoji", "cpu").model
+    >>> report = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
+    >>> check_report(model, report, "my-clip")
+    >>> try:
+    ...     check_report(model, report | {"missing_keys": ["logit_scale"]}, "my-clip")
+    ... except InputError as error:
+    ...     print(str(error).split(";")[0])
+    my-clip holds no complete checkpoint: its weights lack logit_scale
     """
     missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     total = len(model.state_dict())
@@ -125,7 +142,15 @@ def _is_inside(model: nn.Module, key: str) -> bool:
 
 
 def check_finite(values: Tensor, name: str) -> None:
-    """InputError unless all values that a model gave are finite."""
+    """InputError unless all values that a model gave are finite.
+
+    >>> check_finite(torch.zeros(3), "my-clip")
+    >>> try:
+    ...     check_finite(torch.tensor([0.0, torch.inf]), "my-clip")
+    ... except InputError as error:
+    ...     print(str(error).split(":")[0])
+    my-clip gives values that are not finite for a blank picture or a short text
+    """
     if not values.isfinite().all():
         raise InputError(
             f"{name} gives values that are not finite for a blank picture or a short text: its weights hold NaN, or "
@@ -134,7 +159,15 @@ def check_finite(values: Tensor, name: str) -> None:
 
 
 def check_differ(one: Tensor, other: Tensor, name: str) -> None:
-    """InputError where what a model gives for two texts is the same but for rounding."""
+    """InputError where what a model gives for two texts is the same but for rounding.
+
+    >>> check_differ(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), "my-clip")
+    >>> try:
+    ...     check_differ(torch.ones(2), torch.ones(2), "my-clip")
+    ... except InputError as error:
+    ...     print(str(error).split(";")[0])
+    my-clip gives the same for two different texts
+    """
     if (one - other).abs().max() <= 1e-6 * one.abs().max():
         raise InputError(
             f"{name} gives the same for two different texts; check that its tokenizer was saved with the model, and "

@@ -33,7 +33,12 @@ TEMPLATES = (
 
 
 def class_texts() -> list[list[str]]:
-    """Prompts of each of CLASSES, in their order: every class word in every template."""
+    """Prompts of each of CLASSES, in their order: every class word in every template.
+
+    >>> texts = class_texts()
+    >>> len(texts) == len(CLASS_NAMES), texts[0][0]
+    (True, 'a photo of a smiley')
+    """
     return [[t.format(with_article(word)) for word in c.words for t in TEMPLATES] for c in CLASSES.values()]
 
 
@@ -42,6 +47,11 @@ def own_keywords() -> dict[int, tuple[str, ...]]:
     """Emoji index -> its CLDR keywords that no emoji of another class has (members of the classes only).
 
     "face" says nothing between a smiley and a cat face; "pet" does.
+
+    >>> from vlws.data.emoji_world import emoji
+    >>> words = own_keywords()[emoji.load().index("cat face")]
+    >>> "face" in words, "pet" in words
+    (False, True)
     """
     known = emoji.load()
     users: dict[str, set[int]] = {}
@@ -61,6 +71,10 @@ def captions(scenes: Sequence[Scene], seed: int) -> list[str]:
     An item is called by its CLDR name, a keyword of its own, a word of its class, or "name, a class". Its tint, where
     it has one, is named three times in four; its place, where there are several items, one time in two. Clutter and
     background are never named.
+
+    >>> from vlws.data.emoji_world import scenes
+    >>> captions(scenes.sample(1, seed=0), seed=0)
+    ['a motor scooter, a smile and a smiley']
     """
     words = draws(len(scenes), 2 + 4 * 4, seed)
     return [_caption(scene, row) for scene, row in zip(scenes, words, strict=True)]
@@ -70,6 +84,10 @@ def tells_class_only(scenes: Sequence[Scene], seed: int) -> np.ndarray:
     """ "n" bool: the caption of `captions(scenes, seed)` calls every item by a bare word of its class, tints aside.
 
     "a bug" is such a caption, even where it is meant as the CLDR name of one bug.
+
+    >>> from vlws.data.emoji_world import scenes
+    >>> tells_class_only(scenes.sample(4, seed=0, items=(1, 1)), seed=0).shape
+    (4,)
     """
     words = draws(len(scenes), 2 + 4 * 4, seed)
     return np.array(

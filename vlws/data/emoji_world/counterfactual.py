@@ -36,6 +36,10 @@ class PlacedThing:
     """`kind` indexes PAIR_KINDS, `colour` COLOURS; `cell` counts row by row (the first of four if `large`).
 
     `size` is the sprite's side in pixels; `dy, dx` move its centre.
+
+    >>> thing = PlacedThing(kind=0, colour=COLOURS.index("blue"), cell=0, large=True, size=24)
+    >>> thing.name, thing.words, thing.cells
+    ('blue cat', ('blue', 'cat'), (0, 1, 3, 4))
     """
 
     kind: int
@@ -64,7 +68,12 @@ class PlacedThing:
 
 @dataclass(frozen=True, slots=True)
 class SalientScene:
-    """The large thing first, then the small ones."""
+    """The large thing first, then the small ones.
+
+    >>> (scene,) = sample(1, seed=0)
+    >>> scene.things[0].large, len(scene.things), len(scene.free_cells)  # four cells large, two of one cell
+    (True, 3, 3)
+    """
 
     things: tuple[PlacedThing, ...]
     background: Background
@@ -78,7 +87,12 @@ class SalientScene:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """`edit` is one of SINGLE_EDITS; `before_thing` is None where a thing was added, `after_thing` where one went."""
+    """`edit` is one of SINGLE_EDITS; `before_thing` is None where a thing was added, `after_thing` where one went.
+
+    >>> pair = edit(sample(1, seed=0)[0], target=1, seed=0, kind="recolour")
+    >>> pair.salient, pair.sentence
+    (False, 'the purple fish is now yellow')
+    """
 
     before: SalientScene
     after: SalientScene
@@ -102,7 +116,11 @@ class Pair:
 
 
 def sample(n: int, seed: int, *, small: tuple[int, int] = (2, 2)) -> list[SalientScene]:
-    """n pictures with one large thing and between small[0] and small[1] small ones."""
+    """n pictures with one large thing and between small[0] and small[1] small ones.
+
+    >>> [len(scene.things) for scene in sample(3, seed=0, small=(1, 1))]
+    [2, 2, 2]
+    """
     if not 1 <= small[0] <= small[1] <= 4:
         raise InputError(f"small={small}: a picture holds 1 to 4 small things beside the large one.")
     words = draws(n, 46, seed)
@@ -130,7 +148,12 @@ def sample(n: int, seed: int, *, small: tuple[int, int] = (2, 2)) -> list[Salien
 
 
 def possible_edits(picture: SalientScene, target: int) -> tuple[str, ...]:
-    """The edits of thing `target`: the large thing stays; an addition (its target says only: background) needs room."""
+    """The edits of thing `target`: the large thing stays; an addition (its target says only: background) needs room.
+
+    >>> (scene,) = sample(1, seed=0)
+    >>> possible_edits(scene, target=0)  # the large thing stays
+    ('recolour', 'replace')
+    """
     impossible = set()
     if picture.things[target].large or len(picture.things) < 3:
         impossible.add("delete")
@@ -149,6 +172,11 @@ def edit(
 
     Raises:
         InputError: no such thing, or an edit that the picture does not allow.
+
+    >>> (scene,) = sample(1, seed=0)
+    >>> pair = edit(scene, target=0, seed=0, kind="recolour")
+    >>> pair.before_thing.name, pair.after_thing.name, pair.sentence
+    ('red house', 'green house', 'the red house is now green')
     """
     if not 0 <= target < len(picture.things):
         raise InputError(f"target={target}: the picture shows things 0 to {len(picture.things) - 1}.")
@@ -166,7 +194,12 @@ def edits(
     seed: int,
     cells: Sequence[Sequence[int]] | None = None,
 ) -> list[Pair]:
-    """One edit per picture, of its thing `targets[i]`, kinds in equal parts of those possible; see `edit`."""
+    """One edit per picture, of its thing `targets[i]`, kinds in equal parts of those possible; see `edit`.
+
+    >>> pairs = edits(sample(4, seed=0), targets=[1, 1, 2, 2], seed=0)
+    >>> len(pairs), {pair.edit for pair in pairs} <= set(SINGLE_EDITS)
+    (4, True)
+    """
     if len(pictures) != len(targets):
         raise InputError(f"{len(pictures)} pictures and {len(targets)} targets; give one target per picture.")
     pairs = []
@@ -200,12 +233,21 @@ def _edited(picture: SalientScene, target: int, kind: str, word: np.ndarray, cel
 
 
 def caption(picture: SalientScene) -> str:
-    """The caption: it names the large thing alone."""
+    """The caption: it names the large thing alone.
+
+    >>> (scene,) = sample(1, seed=0)
+    >>> caption(scene), scene.things[0].name
+    ('a red house', 'red house')
+    """
     return f"a {picture.things[0].name}"
 
 
 def colour_question(thing: PlacedThing) -> tuple[str, str]:
-    """(prompt, answer): the colour of a thing, which its kind alone names."""
+    """(prompt, answer): the colour of a thing, which its kind alone names.
+
+    >>> colour_question(sample(1, seed=0)[0].things[0])
+    ('<image> what colour is the house?', 'red')
+    """
     return f"<image> what colour is the {PAIR_KINDS[thing.kind]}?", COLOURS[thing.colour]
 
 
@@ -213,7 +255,11 @@ def colour_question(thing: PlacedThing) -> tuple[str, str]:
 
 
 def render(pictures: Sequence[SalientScene]) -> np.ndarray:
-    """Pictures -> "n 48 48 3" uint8 RGB."""
+    """Pictures -> "n 48 48 3" uint8 RGB.
+
+    >>> render(sample(2, seed=0)).shape
+    (2, 48, 48, 3)
+    """
     out = np.empty((len(pictures), SIDE, SIDE, 3), np.uint8)
     for start in range(0, len(pictures), CHUNK):
         chunk = pictures[start : start + CHUNK]
@@ -226,7 +272,12 @@ def render(pictures: Sequence[SalientScene]) -> np.ndarray:
 
 
 def masks(pictures: Sequence[SalientScene]) -> list[np.ndarray]:
-    """Per picture "things 48 48" bool: the pixels that each thing touches."""
+    """Per picture "things 48 48" bool: the pixels that each thing touches.
+
+    >>> (found,) = masks(sample(1, seed=0))
+    >>> found.shape, bool(found[0].sum() > found[1].sum())  # the large thing first
+    ((3, 48, 48), True)
+    """
     found = [np.zeros((len(picture.things), SIDE, SIDE), bool) for picture in pictures]
     for i, k, rows, columns, patch in _patches(pictures):
         found[i][k, rows, columns] = patch[3] > 0
@@ -234,7 +285,13 @@ def masks(pictures: Sequence[SalientScene]) -> list[np.ndarray]:
 
 
 def edit_mask(pair: Pair) -> np.ndarray:
-    """ "48 48" bool: where the two pictures may differ, the thing's pixels before and after."""
+    """ "48 48" bool: where the two pictures may differ, the thing's pixels before and after.
+
+    >>> pair = edit(sample(1, seed=0)[0], target=0, seed=0, kind="recolour")
+    >>> before, after = render([pair.before, pair.after])
+    >>> bool((before == after).all(-1)[~edit_mask(pair)].all())  # outside of it nothing differs
+    True
+    """
     mask = np.zeros((SIDE, SIDE), bool)
     for thing in (pair.before_thing, pair.after_thing):
         if thing is not None:

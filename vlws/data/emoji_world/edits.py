@@ -47,6 +47,11 @@ def tell(forms: Mapping[str, str], kind: str, old: tuple[str, str] | None, new: 
         forms: DIFFERENCES or REQUESTS.
         kind: one of EDITS.
         old, new: (colour, noun) of the thing before and after; of an exchange, of the two things.
+
+    >>> tell(DIFFERENCES, "recolour", ("red", "cat"), ("blue", "cat"))
+    'the red cat is now blue'
+    >>> tell(REQUESTS, "delete", ("red", "cat"), None)
+    'remove the red cat'
     """
     words = {}
     if old is not None:
@@ -58,7 +63,11 @@ def tell(forms: Mapping[str, str], kind: str, old: tuple[str, str] | None, new: 
 
 
 def apply(things: Sequence[T], changes: Sequence[Change]) -> tuple[T, ...]:
-    """Things after their changes: a new one takes the place of its old one, or the end where it has none."""
+    """Things after their changes: a new one takes the place of its old one, or the end where it has none.
+
+    >>> apply(["cat", "dog"], [("cat", "owl"), ("dog", None), (None, "bee")])
+    ('owl', 'bee')
+    """
     after = list(things)
     for old, new in changes:
         come = [] if new is None else [new]
@@ -72,7 +81,14 @@ def apply(things: Sequence[T], changes: Sequence[Change]) -> tuple[T, ...]:
 
 @dataclass(frozen=True, slots=True)
 class SceneEdit:
-    """The scene after an edit; its picture differs from the one before inside `cells` and nowhere else."""
+    """The scene after an edit; its picture differs from the one before inside `cells` and nowhere else.
+
+    >>> from vlws.data.emoji_world import scenes
+    >>> (scene,) = scenes.sample(1, seed=0, items=(2, 2))
+    >>> change = edit_scene(scene, "delete", seed=0)
+    >>> len(scene.items) - len(change.after.items), len(change.cells)
+    (1, 1)
+    """
 
     kind: str
     after: Scene
@@ -85,7 +101,12 @@ class SceneEdit:
 
 
 def possible_edits(scene: Scene) -> tuple[str, ...]:
-    """Which of EDITS a scene allows: an exchange needs two unlike items, a deletion two, an addition a free cell."""
+    """Which of EDITS a scene allows: an exchange needs two unlike items, a deletion two, an addition a free cell.
+
+    >>> from vlws.data.emoji_world import scenes
+    >>> possible_edits(scenes.sample(1, seed=0, items=(1, 1))[0])  # nothing to exchange, and one thing must stay
+    ('recolour', 'replace', 'add')
+    """
     impossible = set()
     if len({(item.emoji, item.tint) for item in scene.items}) < 2:
         impossible.add("exchange")
@@ -103,6 +124,13 @@ def edit_scene(scene: Scene, kind: str, seed: int, pool: Sequence[int] | None = 
 
     Raises:
         InputError: the scene does not allow the edit, or the pool holds no new emoji.
+
+    >>> from vlws.data.emoji_world import scenes
+    >>> (scene,) = scenes.sample(1, seed=0, items=(2, 2))
+    >>> change = edit_scene(scene, "recolour", seed=0)
+    >>> ((old, new),) = change.changes
+    >>> old.emoji == new.emoji, old.tint == new.tint, change.cells == (old.cell,)
+    (True, False, True)
     """
     allowed = possible_edits(scene)
     if kind not in allowed:

@@ -22,6 +22,15 @@ class EmojiSet:
         keywords: CLDR English keywords ("cat", "face", "pet"); empty for 21 emoji newer than this CLDR.
         groups, subgroups: of Unicode's emoji-test.txt ("Animals & Nature", "animal-mammal").
         sprites: "n 32 32 4" uint8, straight (not premultiplied) alpha.
+
+    >>> found = load()
+    >>> cat = found.index("cat face")
+    >>> found.chars[cat], found.groups[cat], found.sprites[cat].shape, f"{found.codepoints[cat]:x}"
+    ('🐱', 'Animals & Nature', (32, 32, 4), '1f431')
+    >>> found.select(subgroup="food-fruit").names[:3]
+    ('grapes', 'melon', 'watermelon')
+    >>> len(found.where(group="Animals & Nature")) < len(found)
+    True
     """
 
     chars: tuple[str, ...]
@@ -67,7 +76,11 @@ class EmojiSet:
 
 @cache
 def load() -> EmojiSet:
-    """The shipped set. Its arrays are read-only, for everyone shares them."""
+    """The shipped set. Its arrays are read-only, for everyone shares them.
+
+    >>> load() is load(), load().sprites.flags.writeable
+    (True, False)
+    """
     records = json.loads((ASSETS / "emoji.json").read_text(encoding="utf-8"))
     sheet = np.asarray(Image.open(ASSETS / "emoji.png").convert("RGBA"))
     tiles = sheet.reshape(-1, SIDE, COLUMNS, SIDE, 4).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 4)

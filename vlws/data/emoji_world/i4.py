@@ -42,7 +42,12 @@ LEADS = (
 
 @dataclass(frozen=True)
 class Spec:
-    """A task: its category, question type, two wordings (ten instructions with LEADS), and how a sample is drawn."""
+    """A task: its category, question type, two wordings (ten instructions with LEADS), and how a sample is drawn.
+
+    >>> spec = TASKS["count"]
+    >>> spec.question_type, len(spec.instructions), spec.instructions[0]
+    ('multi-choice', 10, 'answer the question. ')
+    """
 
     category: str
     question_type: str
@@ -51,6 +56,7 @@ class Spec:
 
     @property
     def instructions(self) -> tuple[str, ...]:
+        """The ten instructions: each wording after each of LEADS."""
         return tuple(f"{lead}{wording} " for wording in self.wordings for lead in LEADS)
 
 
@@ -86,7 +92,12 @@ TASKS: dict[str, Spec] = {
 
 
 def drafts(name: str, n: int, seed: int) -> list[Draft]:
-    """n samples of a task as specifications; InputError for an unknown task."""
+    """n samples of a task as specifications; InputError for an unknown task.
+
+    >>> (draft,) = drafts("count", 1, seed=0)
+    >>> draft.response in draft.choices
+    True
+    """
     if name not in TASKS:
         raise InputError(f"There is no task {name!r}; the tasks are {', '.join(TASKS)}.")
     words = draws(n, 184, seed * 32 + list(TASKS).index(name))
@@ -104,6 +115,10 @@ def make(name: str, n: int, seed: int, size: int = 64) -> Task:
 
     Raises:
         InputError: an unknown task, n or seed below 0, another size.
+
+    >>> task = make("count", 2, seed=0, size=32)
+    >>> task.name, len(task.samples), task.samples[0].images[0].shape
+    ('count', 2, (32, 32, 3))
     """
     spec, found = TASKS.get(name), drafts(name, n, seed)
     pictures = iter(render([picture for draft in found for picture in draft.pictures], size))
@@ -124,12 +139,22 @@ def make(name: str, n: int, seed: int, size: int = 64) -> Task:
 
 
 def make_all(n: int, seed: int, size: int = 64) -> list[Task]:
-    """n samples of each task."""
+    """n samples of each task.
+
+    >>> [task.name for task in make_all(1, seed=0, size=16)] == list(TASKS)
+    True
+    """
     return [make(name, n, seed, size) for name in TASKS]
 
 
 def corpus(seed: int, n: int) -> Iterator[str]:
-    """n texts, prompt and answer, the tasks in turn: what a tokenizer or a language model can be trained on."""
+    """n texts, prompt and answer, the tasks in turn: what a tokenizer or a language model can be trained on.
+
+    >>> len(list(corpus(seed=0, n=5)))
+    5
+    >>> next(corpus(seed=0, n=1)).split(" <image> ")[:2]
+    ['say what to do now. goal: take all things in reading order.', 'first step: take the purple pear.']
+    """
     each = -(-n // len(TASKS))
     found = [drafts(name, each, seed) for name in TASKS]
     for k in range(n):
@@ -149,7 +174,11 @@ def corpus(seed: int, n: int) -> Iterator[str]:
 
 @cache
 def vocabulary() -> tuple[str, ...]:
-    """Every word (lower case, without marks) of every text that these tasks can hold, sorted."""
+    """Every word (lower case, without marks) of every text that these tasks can hold, sorted.
+
+    >>> "cat" in vocabulary(), vocabulary() == tuple(sorted(vocabulary()))
+    (True, True)
+    """
     texts = [text for spec in TASKS.values() for text in spec.instructions]
     texts += [*I4_KINDS, *COLOURS, *SORTS, *WRITTEN_WORDS, *NUMBERS, *ORDINALS, *POSITIONS[2], *POSITIONS[3]]
     texts += [str(number) for number in range(10, 100)]

@@ -26,23 +26,40 @@ NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten
 
 @dataclass(frozen=True, slots=True)
 class LabelledScene:
-    """A scene, and what is written over it: (cell, text), centred from that cell to the right border."""
+    """A scene, and what is written over it: (cell, text), centred from that cell to the right border.
+
+    >>> ground = Background(texture=0, dy=0, dx=0, low=(90, 90, 90), high=(120, 120, 120))
+    >>> LabelledScene(Scene((), ground), labels=((2, "tea"),)).labels
+    ((2, 'tea'),)
+    """
 
     scene: Scene
     labels: tuple[tuple[int, str], ...] = ()
 
 
 class SampleRandom:
-    """The randomness of one sample: random words, poses (by grid) and backgrounds, used up one by one."""
+    """The randomness of one sample: random words, poses (by grid) and backgrounds, used up one by one.
+
+    >>> ground = Background(texture=0, dy=0, dx=0, low=(90, 90, 90), high=(120, 120, 120))
+    >>> c = SampleRandom([2**31] * 20, poses={2: [(24, 0, 0, 0)] * 4}, grounds=[ground] * 2)
+    >>> c.below(10), c.pick(["a", "b"]), c.some(["a", "b", "c"], 2), c.shuffled([1, 2, 3])
+    (5, 'b', ['b', 'c'], [2, 3, 1])
+    >>> name_of(c.item("cat", "red", cell=0)), len(c.items(2))
+    ('red cat', 2)
+    >>> len(c.picture([]).scene.items), len(c.alone("cat", "red").scene.items)
+    (0, 1)
+    """
 
     def __init__(self, words: Sequence[int], poses: dict[int, Sequence], grounds: Sequence[Background]) -> None:
         self._words, self._grounds = iter(words), iter(grounds)
         self._poses = {grid: iter(rows) for grid, rows in poses.items()}
 
     def below(self, k: int) -> int:
+        """An integer below k."""
         return next(self._words) * k >> 32
 
     def pick(self, options: Sequence):
+        """One of the options."""
         return options[self.below(len(options))]
 
     def some(self, options: Sequence, k: int) -> list:
@@ -51,9 +68,11 @@ class SampleRandom:
         return [rest.pop(self.below(len(rest))) for _ in range(k)]
 
     def shuffled(self, options: Sequence) -> list:
+        """All of the options in random order."""
         return self.some(options, len(options))
 
     def item(self, kind: str, colour: str, cell: int, grid: int = 2) -> Item:
+        """A thing of a kind and a colour in a cell, in the next pose."""
         size, angle, dy, dx = next(self._poses[grid])
         return Item(emoji_index(kind), cell, size, angle, dy, dx, TINT_NAMES.index(colour))
 
@@ -63,6 +82,7 @@ class SampleRandom:
         return [self.item(kind, self.pick(COLOURS), cell, grid) for kind, cell in zip(kinds, places, strict=True)]
 
     def picture(self, items: Sequence[Item], grid: int = 2, labels: Sequence[tuple[int, str]] = ()) -> LabelledScene:
+        """The items on the next background, with what is written over it."""
         return LabelledScene(Scene(in_cell_order(items), next(self._grounds), grid), tuple(labels))
 
     def alone(self, kind: str, colour: str, grid: int = 2, cell: int | None = None) -> LabelledScene:
@@ -72,29 +92,59 @@ class SampleRandom:
 
 @cache
 def emoji_index(kind: str) -> int:
-    """The index into `emoji.load()` of one of I4_KINDS."""
+    """The index into `emoji.load()` of one of I4_KINDS.
+
+    >>> emoji.load().names[emoji_index("cat")]
+    'cat'
+    """
     return emoji.load().index(kind)
 
 
 def kind_of(item: Item) -> str:
+    """The kind of an item, one of I4_KINDS.
+
+    >>> kind_of(Item(emoji_index("cat"), cell=0, size=24))
+    'cat'
+    """
     return emoji.load().names[item.emoji]
 
 
 def colour_of(item: Item) -> str:
+    """The colour of an item, one of COLOURS.
+
+    >>> colour_of(Item(emoji_index("cat"), cell=0, size=24, tint=TINT_NAMES.index("red")))
+    'red'
+    """
     return TINT_NAMES[item.tint]
 
 
 def name_of(item: Item) -> str:
-    """ "red cat"."""
+    """ "red cat".
+
+    >>> name_of(Item(emoji_index("cat"), cell=0, size=24, tint=TINT_NAMES.index("red")))
+    'red cat'
+    """
     return f"{colour_of(item)} {kind_of(item)}"
 
 
 def in_cell_order(items: Sequence[Item]) -> tuple[Item, ...]:
+    """The items in the order of their cells.
+
+    >>> cat = emoji_index("cat")
+    >>> [item.cell for item in in_cell_order([Item(cat, cell=3, size=24), Item(cat, cell=0, size=24)])]
+    [0, 3]
+    """
     return tuple(sorted(items, key=lambda item: item.cell))
 
 
 def showing(picture: LabelledScene, items: Sequence[Item]) -> LabelledScene:
-    """The same ground with other things on it."""
+    """The same ground with other things on it.
+
+    >>> ground = Background(texture=0, dy=0, dx=0, low=(90, 90, 90), high=(120, 120, 120))
+    >>> after = showing(LabelledScene(Scene((), ground)), [Item(emoji_index("cat"), cell=0, size=24)])
+    >>> after.scene.background == ground, len(after.scene.items)
+    (True, 1)
+    """
     return replace(picture, scene=replace(picture.scene, items=in_cell_order(items)))
 
 
@@ -112,7 +162,11 @@ FONT = dict(zip("abcdefghijklmnopqrstuvwxyz0123456789", _GLYPHS, strict=True))
 
 @cache
 def plate(text: str) -> np.ndarray:
-    """A text as "height width" uint8, white on black: capitals of 5 x 3 dots of 3 pixels, with a margin."""
+    """A text as "height width" uint8, white on black: capitals of 5 x 3 dots of 3 pixels, with a margin.
+
+    >>> plate("tea").dtype, plate("tea").shape[1] < plate("eleven").shape[1]
+    (dtype('uint8'), True)
+    """
     dots = np.zeros((5, 4 * len(text) - 1), np.uint8)
     for k, char in enumerate(text):
         for row, digit in enumerate(FONT[char]):
@@ -121,7 +175,12 @@ def plate(text: str) -> np.ndarray:
 
 
 def render(pictures: Sequence[LabelledScene], size: int = 64) -> np.ndarray:
-    """Pictures -> "n size size 3" uint8 RGB; size is 64, 32 or 16."""
+    """Pictures -> "n size size 3" uint8 RGB; size is 64, 32 or 16.
+
+    >>> ground = Background(texture=0, dy=0, dx=0, low=(90, 90, 90), high=(120, 120, 120))
+    >>> render([LabelledScene(Scene((), ground), labels=((2, "tea"),))], size=32).shape
+    (1, 32, 32, 3)
+    """
     if not any(picture.labels for picture in pictures):
         return renderer.render([picture.scene for picture in pictures], size)
     canvas = renderer.render([picture.scene for picture in pictures])

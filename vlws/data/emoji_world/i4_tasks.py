@@ -23,7 +23,11 @@ from vlws.data.english import with_article
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A sample before it is rendered."""
+    """A sample before it is rendered.
+
+    >>> Draft("{image#1} what is it?", (), "a cat", ("a cat", "a dog")).response
+    'a cat'
+    """
 
     context: str
     pictures: tuple[LabelledScene, ...]
@@ -32,6 +36,11 @@ class Draft:
 
 
 def image_marks(first: int, last: int) -> list[str]:
+    """The marks of pictures `first` to `last`, counted from 1.
+
+    >>> image_marks(2, 3)
+    ['{image#2}', '{image#3}']
+    """
     return [f"{{image#{i}}}" for i in range(first, last + 1)]
 
 
@@ -39,7 +48,15 @@ def image_marks(first: int, last: int) -> list[str]:
 
 
 def next_step(c: SampleRandom) -> Draft:
-    """Things are taken one by one in reading order; the last picture shows what is left (after ALFRED)."""
+    """Things are taken one by one in reading order; the last picture shows what is left (after ALFRED).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("next_step", 1, seed=0)
+    >>> draft.context
+    'goal: take all things in reading order. {image#1} first step: take the purple pear. {image#2} second step:'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (2, (), 'take the purple fish.')
+    """
     items = c.items(3 + c.below(2))
     taken = 1 + c.below(2)
     first = c.picture(items)
@@ -53,7 +70,15 @@ def next_step(c: SampleRandom) -> Draft:
 
 
 def conversation(c: SampleRandom) -> Draft:
-    """A question about one place, asked again of each picture (after MMCoQA)."""
+    """A question about one place, asked again of each picture (after MMCoQA).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("conversation", 1, seed=0)
+    >>> draft.context.split(" question: ")[2]
+    'and of the second image? answer: a yellow cat.'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (3, (), 'a yellow pineapple.')
+    """
     count, cell = 2 + c.below(2), c.below(4)
     pictures, answers = [], []
     for _ in range(count):
@@ -73,7 +98,15 @@ def conversation(c: SampleRandom) -> Draft:
 
 
 def arrivals(c: SampleRandom) -> Draft:
-    """Things come and leave, one between two pictures; the last event is the answer (after VIST)."""
+    """Things come and leave, one between two pictures; the last event is the answer (after VIST).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("arrivals", 1, seed=0)
+    >>> draft.context
+    '{image#1} once there was a red bus. {image#2} a green wrench came. {image#3} a purple star came. {image#4}'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (4, (), 'a blue pear came.')
+    """
     items = c.items(1 + c.below(2))
     fresh = [kind for kind in c.shuffled(I4_KINDS) if kind not in map(kind_of, items)]
     first = c.picture(items)
@@ -96,7 +129,15 @@ def arrivals(c: SampleRandom) -> Draft:
 
 
 def journey(c: SampleRandom) -> Draft:
-    """One thing goes from place to place, another stands still; the last move is the answer (after FlintstonesSV)."""
+    """One thing goes from place to place, another stands still; the last move is the answer (after FlintstonesSV).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("journey", 1, seed=0)
+    >>> draft.context.split(" {image#3} ")[0]
+    '{image#1} the green owl is at the top left. {image#2} it goes to the top right.'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (4, (), 'it goes to the middle right.')
+    """
     cells = c.shuffled(range(9))
     hero, other = (c.item(kind, c.pick(COLOURS), 0, 3) for kind in c.some(I4_KINDS, 2))
     other = replace(other, cell=cells.pop())
@@ -132,19 +173,43 @@ def _draw_edit(c: SampleRandom) -> tuple[tuple[LabelledScene, LabelledScene], tu
 
 
 def spot_difference(c: SampleRandom) -> Draft:
-    """What differs in the second picture (after Spot-the-Diff and CLEVR-Change)."""
+    """What differs in the second picture (after Spot-the-Diff and CLEVR-Change).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("spot_difference", 1, seed=0)
+    >>> draft.context
+    '{image#1}{image#2} difference:'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (2, (), 'a blue hammer is new')
+    """
     pictures, edit = _draw_edit(c)
     return Draft("{image#1}{image#2} difference:", pictures, tell(DIFFERENCES, *edit))
 
 
 def edit_request(c: SampleRandom) -> Draft:
-    """What to ask of one who shall turn the first picture into the second (after IEdit)."""
+    """What to ask of one who shall turn the first picture into the second (after IEdit).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("edit_request", 1, seed=0)
+    >>> draft.context
+    'before: {image#1} after: {image#2} request:'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (2, (), 'remove the red violin')
+    """
     pictures, edit = _draw_edit(c)
     return Draft("before: {image#1} after: {image#2} request:", pictures, tell(REQUESTS, *edit))
 
 
 def comparison(c: SampleRandom) -> Draft:
-    """How two single things differ (after Birds-to-Words)."""
+    """How two single things differ (after Birds-to-Words).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("comparison", 1, seed=0)
+    >>> draft.context
+    '{image#1}{image#2} comparison:'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (2, (), 'the first is a yellow ladder, the second is a yellow airplane')
+    """
     pairs = [(kind, c.pick(COLOURS)) for kind in c.some(I4_KINDS, 2)]
     first, second = (with_article(f"{colour} {kind}") for kind, colour in pairs)
     pictures = tuple(c.alone(kind, colour) for kind, colour in pairs)
@@ -162,7 +227,15 @@ def _options(first: int) -> str:
 
 
 def panel_cloze(c: SampleRandom) -> Draft:
-    """A thing goes round, clockwise or not; which picture comes fourth? (after COMICS and RecipeQA's visual cloze)"""
+    """A thing goes round, clockwise or not; which picture comes fourth? (after COMICS and RecipeQA's visual cloze)
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("panel_cloze", 1, seed=0)
+    >>> draft.context.split(". ")[0]
+    'series: {image#1} {image#2} {image#3} unknown'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (7, (), 'Image B')
+    """
     kind, colour, start, step = c.pick(I4_KINDS), c.pick(COLOURS), c.below(4), c.pick((1, -1))
     item = c.item(kind, colour, 0)
     first = c.picture([item])
@@ -174,7 +247,15 @@ def panel_cloze(c: SampleRandom) -> Draft:
 
 
 def caption_cloze(c: SampleRandom) -> Draft:
-    """A series with captions, one of them missing (after RecipeQA's textual cloze)."""
+    """A series with captions, one of them missing (after RecipeQA's textual cloze).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("caption_cloze", 1, seed=0)
+    >>> draft.context
+    '{image#1} a yellow airplane. {image#2} unknown.'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (2, ('a green violin', 'a green star', 'a yellow violin', 'a yellow star'), 'a green violin')
+    """
     count = 2 + c.below(2)
     missing = c.below(count)
     kinds, colours = c.some(I4_KINDS, count + 1), [c.pick(COLOURS) for _ in range(count)]
@@ -190,7 +271,15 @@ def caption_cloze(c: SampleRandom) -> Draft:
 
 
 def sort_colour(c: SampleRandom) -> Draft:
-    """The colour of the one thing that is, say, a fruit (after WebQA)."""
+    """The colour of the one thing that is, say, a fruit (after WebQA).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("sort_colour", 1, seed=0)
+    >>> draft.context
+    '{image#1} {image#2} {image#3} question: what colour is the tool?'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (3, ('yellow', 'purple', 'blue', 'green'), 'purple')
+    """
     sorts, colours = c.some(list(SORTS), 3), c.some(COLOURS, 4)
     pictures = tuple(c.alone(c.pick(SORTS[sort][1]), colour) for sort, colour in zip(sorts, colours, strict=False))
     asked = c.below(3)
@@ -199,7 +288,15 @@ def sort_colour(c: SampleRandom) -> Draft:
 
 
 def same_sort(c: SampleRandom) -> Draft:
-    """Which other thing is of the sort that both pictures show (after TQA)."""
+    """Which other thing is of the sort that both pictures show (after TQA).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("same_sort", 1, seed=0)
+    >>> draft.context
+    '{image#1}{image#2} question: which thing is of the same sort as these?'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (2, ('owl', 'coat', 'violin', 'pineapple'), 'violin')
+    """
     sorts = c.some(list(SORTS), 4)
     first, second, third = c.some(SORTS[sorts[0]][1], 3)
     pictures = tuple(c.alone(kind, c.pick(COLOURS)) for kind in (first, second))
@@ -214,7 +311,15 @@ def _numbers(c: SampleRandom, k: int) -> list[str]:
 
 
 def table_lookup(c: SampleRandom) -> Draft:
-    """What a table of things and numbers says of the thing in a picture (after MMQA)."""
+    """What a table of things and numbers says of the thing in a picture (after MMQA).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("table_lookup", 1, seed=0)
+    >>> draft.context
+    '{table#1} {image#2} question: which number has the thing of the image in the table?'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (2, ('93', '12', '24', '17'), '24')
+    """
     kinds, numbers = c.some(I4_KINDS, 3), _numbers(c, 4)
     items = [c.item(kind, c.pick(COLOURS), 3 * row, 3) for row, kind in enumerate(kinds)]
     table = c.picture(items, 3, [(3 * row + 1, number) for row, number in enumerate(numbers[:3])])
@@ -233,7 +338,15 @@ def _titled(c: SampleRandom, kind: str, text: str) -> LabelledScene:
 
 
 def title(c: SampleRandom) -> Draft:
-    """The word under a thing (after OCR-VQA)."""
+    """The word under a thing (after OCR-VQA).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("title", 1, seed=0)
+    >>> draft.context
+    '{image#1} {image#2} {image#3} question: which word is under the pear?'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (3, ('jam', 'map', 'box', 'log'), 'box')
+    """
     kinds, words = c.some(I4_KINDS, 3), c.some(WRITTEN_WORDS, 4)
     asked = c.below(3)
     pictures = tuple(_titled(c, kind, word) for kind, word in zip(kinds, words, strict=False))
@@ -242,7 +355,15 @@ def title(c: SampleRandom) -> Draft:
 
 
 def page(c: SampleRandom) -> Draft:
-    """The page on which a word stands (after SlideVQA)."""
+    """The page on which a word stands (after SlideVQA).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("page", 1, seed=0)
+    >>> draft.context
+    '{image#1} {image#2} {image#3} question: which page has the word log?'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (3, ('first page', 'second page', 'third page'), 'second page')
+    """
     words, kinds = c.some(WRITTEN_WORDS, 3), c.some(I4_KINDS, 3)
     asked = c.below(3)
     pictures = tuple(_titled(c, kind, word) for kind, word in zip(kinds, words, strict=True))
@@ -252,7 +373,15 @@ def page(c: SampleRandom) -> Draft:
 
 
 def price(c: SampleRandom) -> Draft:
-    """The thing over a number (after DocVQA)."""
+    """The thing over a number (after DocVQA).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("price", 1, seed=0)
+    >>> draft.context
+    '{image#1} {image#2} {image#3} question: which thing is over the number 79?'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (3, ('rocket', 'necktie', 'house', 'star'), 'necktie')
+    """
     kinds, numbers = c.some(I4_KINDS, 4), _numbers(c, 3)
     asked = c.below(3)
     pictures = tuple(_titled(c, kind, number) for kind, number in zip(kinds, numbers, strict=False))
@@ -264,7 +393,15 @@ def price(c: SampleRandom) -> Draft:
 
 
 def both(c: SampleRandom) -> Draft:
-    """Whether both pictures show a kind; one always does (after NLVR2)."""
+    """Whether both pictures show a kind; one always does (after NLVR2).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("both", 1, seed=0)
+    >>> draft.context
+    '{image#1}{image#2} question: do both images show a guitar?'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (2, ('yes', 'no'), 'yes')
+    """
     kind, truth, where = c.pick(I4_KINDS), c.below(2), c.below(2)
     rest = [other for other in I4_KINDS if other != kind]
     pictures = []
@@ -279,7 +416,15 @@ def both(c: SampleRandom) -> Draft:
 
 
 def count(c: SampleRandom) -> Draft:
-    """How many things all pictures show together (after VISION and nuScenes)."""
+    """How many things all pictures show together (after VISION and nuScenes).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("count", 1, seed=0)
+    >>> draft.context
+    '{image#1} {image#2} {image#3} question: how many things are in all images together?'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (3, ('six', 'seven', 'eight', 'nine'), 'six')
+    """
     images = 2 + c.below(2)
     first = images + c.below(3 * images - 2)  # the four options in a row, all possible
     total = first + c.below(4)
@@ -292,7 +437,15 @@ def count(c: SampleRandom) -> Draft:
 
 
 def odd_one(c: SampleRandom) -> Draft:
-    """The picture that does not share what the other three do: a colour or a kind (after RecipeQA's coherence)."""
+    """The picture that does not share what the other three do: a colour or a kind (after RecipeQA's coherence).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("odd_one", 1, seed=0)
+    >>> draft.context
+    "choice list: ['Image A: {image#1}', 'Image B: {image#2}', 'Image C: {image#3}', 'Image D: {image#4}']"
+    >>> len(draft.pictures), draft.choices, draft.response
+    (4, (), 'Image D')
+    """
     odd = c.below(4)
     if c.below(2):
         kinds, (colour, other) = c.some(I4_KINDS, 4), c.some(COLOURS, 2)
@@ -305,7 +458,15 @@ def odd_one(c: SampleRandom) -> Draft:
 
 
 def shared(c: SampleRandom) -> Draft:
-    """What three pictures have in common: colour, kind or place (after MIT-States)."""
+    """What three pictures have in common: colour, kind or place (after MIT-States).
+
+    >>> from vlws.data.emoji_world.i4 import drafts
+    >>> (draft,) = drafts("shared", 1, seed=0)
+    >>> draft.context
+    '{image#1} {image#2} {image#3} question: what do the things share?'
+    >>> len(draft.pictures), draft.choices, draft.response
+    (3, ('colour', 'kind', 'place'), 'kind')
+    """
     same = c.below(3)
     columns = [c.some(values, 3) for values in (COLOURS, I4_KINDS, range(4))]
     columns[same] = columns[same][:1] * 3

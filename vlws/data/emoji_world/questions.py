@@ -29,7 +29,12 @@ KEEPER_QUESTION = "who keeps it?"
 
 
 def ask(slices: Sequence[Slice], text: str, answer: str, choices: Sequence[str]) -> Document:
-    """The slices, then a question with its answer."""
+    """The slices, then a question with its answer.
+
+    >>> document = ask([Slice(image=0)], "what colour?", "red", ["red", "blue"])
+    >>> document.slices[-1].text, document.answer, document.choices
+    ('what colour?', 'red', ('red', 'blue'))
+    """
     return Document((*slices, question(text, *text.split())), answer=answer, choices=tuple(choices))
 
 
@@ -74,7 +79,13 @@ def _several(album: Album, rng: np.random.Generator) -> Document:
 
 
 def colour_of_one(things: Sequence[Thing], at: int, album: Album, rng: np.random.Generator) -> Document:
-    """One picture per thing, and a question on the colour of things[at]."""
+    """One picture per thing, and a question on the colour of things[at].
+
+    >>> album, rng = Album(seed=0), np.random.default_rng(0)
+    >>> document = colour_of_one([Thing("cat", "red"), Thing("dog", "blue")], 1, album, rng)
+    >>> len(album.views), document.slices[-1].text, document.answer
+    (2, 'what colour is the dog?', 'blue')
+    """
     pictures = [album.add(view([t], rng)) for t in things]
     return ask(pictures, f"what colour is the {things[at].word}?", things[at].colour, COLOURS)
 
@@ -93,7 +104,12 @@ def _reference(album: Album, rng: np.random.Generator) -> Document:
 
 
 def twin_questions(album: Album, rng: np.random.Generator) -> list[Document]:
-    """Two near-twin pictures with one question of two answers: each is right for one of them."""
+    """Two near-twin pictures with one question of two answers: each is right for one of them.
+
+    >>> one, other = twin_questions(Album(seed=0), np.random.default_rng(0))
+    >>> one.slices[-1] == other.slices[-1], one.answer != other.answer, one.choices == other.choices
+    (True, True, True)
+    """
     a, b = draw_things(2, rng)
     change = rng.integers(3)
     if change == 0:  # colour

@@ -37,7 +37,13 @@ _LANES = np.uint32(0x00FF00FF)  # two 8-bit channels in one 32-bit word
 
 
 def render(scenes: Sequence[Scene], size: int = CANVAS) -> np.ndarray:
-    """Scenes -> pictures, "n size size 3" uint8 RGB; size is 64, 32 or 16 (means of 1, 4 or 16 canvas pixels)."""
+    """Scenes -> pictures, "n size size 3" uint8 RGB; size is 64, 32 or 16 (means of 1, 4 or 16 canvas pixels).
+
+    >>> from vlws.data.emoji_world import scenes
+    >>> pictures = render(scenes.sample(3, seed=0), size=32)
+    >>> pictures.shape, pictures.dtype
+    ((3, 32, 32, 3), dtype('uint8'))
+    """
     if size not in (64, 32, 16):
         raise InputError(f"Scenes are rendered at 64, 32 or 16 pixels, not {size}.")
     out = np.empty((len(scenes), size, size, 3), np.uint8)
@@ -74,7 +80,12 @@ def _patches(scenes: Sequence[Scene]) -> Iterator[tuple[list[tuple[int, int, sli
 
 
 def sample_sprites(items: Sequence[Item], side: int) -> np.ndarray:
-    """k turned, scaled, tinted sprites -> "k 4 side side" uint16 premultiplied RGBA, bilinear in 8-bit fixed point."""
+    """k turned, scaled, tinted sprites -> "k 4 side side" uint16 premultiplied RGBA, bilinear in 8-bit fixed point.
+
+    >>> from vlws.data.emoji_world import scenes
+    >>> sample_sprites([scenes.Item(emoji=0, cell=0, size=24)], 24).shape
+    (1, 4, 24, 24)
+    """
     table = np.array([(it.emoji, it.size, ANGLES.index(it.angle), it.dy, it.dx, it.tint) for it in items], np.int64)
     index, size, angle, dy, dx, tint = table.T[:, :, None, None]
     half = 2 * np.arange(side) - (side - 1)  # twice the distance from the centre
@@ -118,7 +129,12 @@ def _tint(rgba: np.ndarray, tint: np.ndarray) -> np.ndarray:
 
 
 def paint_backgrounds(grounds: Sequence[Background]) -> np.ndarray:
-    """ "n 3 64 64" uint16: low + (high - low) texture + noise of +-16."""
+    """ "n 3 64 64" uint16: low + (high - low) texture + noise of +-16.
+
+    >>> from vlws.data.emoji_world import scenes
+    >>> paint_backgrounds([scene.background for scene in scenes.sample(2, seed=0)]).shape
+    (2, 3, 64, 64)
+    """
     textures, noise = _texture_bank()
     weight = np.stack([textures[b.texture, b.dy : b.dy + CANVAS, b.dx : b.dx + CANVAS] for b in grounds])[:, None]
     grain = np.stack([noise[:, b.noise_dy : b.noise_dy + CANVAS, b.noise_dx : b.noise_dx + CANVAS] for b in grounds])
@@ -135,7 +151,11 @@ def _mosaic(clutter: Clutter, height: int, width: int) -> np.ndarray:
 
 
 def shrink(canvas: np.ndarray, factor: int) -> np.ndarray:
-    """ "n c (h f) (w f)" -> "n c h w", rounded means."""
+    """ "n c (h f) (w f)" -> "n c h w", rounded means.
+
+    >>> shrink(np.array([[[[0, 2], [4, 6]]]], np.uint16), 2).tolist()
+    [[[[3]]]]
+    """
     if factor == 1:
         return canvas
     rows = sum(canvas[:, :, k::factor] for k in range(factor))

@@ -48,7 +48,11 @@ POSITIONS = {
 
 @dataclass(frozen=True)
 class SemanticClass:
-    """A class of emoji: whole Unicode subgroups, less the names that are no example of it."""
+    """A class of emoji: whole Unicode subgroups, less the names that are no example of it.
+
+    >>> CLASSES["bird"].words[0], "animal-bird" in CLASSES["bird"].subgroups
+    ('bird', True)
+    """
 
     words: tuple[str, ...]  # how captions name the class; the first is its name
     subgroups: tuple[str, ...]
@@ -87,7 +91,12 @@ CLASS_NAMES = tuple(CLASSES)
 @dataclass(frozen=True, slots=True)
 class Item:
     """One emoji. `cell` counts row by row; `size` is the sprite's side in canvas pixels; `dy, dx` move its centre
-    from the cell's; `angle` in degrees is one of ANGLES; `tint` indexes TINT_NAMES (0 = natural)."""
+    from the cell's; `angle` in degrees is one of ANGLES; `tint` indexes TINT_NAMES (0 = natural).
+
+    >>> item = Item(emoji=0, cell=3, size=24, tint=TINT_NAMES.index("red"))
+    >>> TINT_NAMES[item.tint], item.angle
+    ('red', 0)
+    """
 
     emoji: int
     cell: int
@@ -100,7 +109,11 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """A texture of the bank, cut at (dy, dx), between two colours (RGB), plus noise cut at (noise_dy, noise_dx)."""
+    """A texture of the bank, cut at (dy, dx), between two colours (RGB), plus noise cut at (noise_dy, noise_dx).
+
+    >>> Background(texture=0, dy=0, dx=0, low=(90, 90, 90), high=(120, 120, 120)).noise_dy
+    0
+    """
 
     texture: int
     dy: int
@@ -113,7 +126,12 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Clutter:
-    """A mosaic of saturated colours that fills one cell, belongs to no class and is named by no caption."""
+    """A mosaic of saturated colours that fills one cell, belongs to no class and is named by no caption.
+
+    >>> (scene,) = sample(1, seed=0, items=(1, 1), clutter=True)
+    >>> scene.clutter.cell != scene.items[0].cell
+    True
+    """
 
     cell: int
     pattern: int
@@ -121,7 +139,12 @@ class Clutter:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """1 to 4 items in distinct cells of a grid x grid canvas, in the order of their cells."""
+    """1 to 4 items in distinct cells of a grid x grid canvas, in the order of their cells.
+
+    >>> (scene,) = sample(1, seed=0, items=(2, 2))
+    >>> len(scene.items), scene.grid, scene.items[0].cell < scene.items[1].cell
+    (2, 2, True)
+    """
 
     items: tuple[Item, ...]
     background: Background
@@ -131,7 +154,11 @@ class Scene:
 
 @cache
 def class_members() -> dict[str, tuple[int, ...]]:
-    """Class name -> indices of its emoji in `emoji.load()`; none named by a colour, which a tint would belie."""
+    """Class name -> indices of its emoji in `emoji.load()`; none named by a colour, which a tint would belie.
+
+    >>> list(class_members()) == list(CLASS_NAMES), min(len(members) for members in class_members().values()) > 1
+    (True, True)
+    """
     known = emoji.load()
     return {
         name: tuple(
@@ -145,20 +172,34 @@ def class_members() -> dict[str, tuple[int, ...]]:
 
 @cache
 def class_of() -> dict[int, int]:
-    """Emoji index -> class index (only emoji of the classes)."""
+    """Emoji index -> class index (only emoji of the classes).
+
+    >>> first = class_members()[CLASS_NAMES[2]][0]
+    >>> class_of()[first]
+    2
+    """
     return {i: k for k, members in enumerate(class_members().values()) for i in members}
 
 
 @cache
 def cell_bounds(grid: int, size: int = CANVAS) -> tuple[int, ...]:
-    """The grid + 1 pixel borders of the cells along one axis of a size x size picture (size a multiple of 16)."""
+    """The grid + 1 pixel borders of the cells along one axis of a size x size picture (size a multiple of 16).
+
+    >>> cell_bounds(2), cell_bounds(2, size=32)
+    ((0, 32, 64), (0, 16, 32))
+    """
     if size % 16 or not 1 <= grid <= 4:
         raise InputError(f"A grid of {grid} on {size} pixels has no exact cells: grid is 1-4, size a multiple of 16.")
     return tuple((16 * k + grid // 2) // grid * size // 16 for k in range(grid + 1))
 
 
 def cell_slices(grid: int, cell: int, size: int = CANVAS) -> tuple[slice, slice]:
-    """(rows, columns) of a cell of a size x size picture: `image[cell_slices(2, 3, 32)]` is the bottom right."""
+    """(rows, columns) of a cell of a size x size picture: `image[cell_slices(2, 3, 32)]` is the bottom right.
+
+    >>> rows, columns = cell_slices(2, 3, 32)
+    >>> rows, columns
+    (slice(16, 32, None), slice(16, 32, None))
+    """
     b, (row, column) = cell_bounds(grid, size), divmod(cell, grid)
     return slice(b[row], b[row + 1]), slice(b[column], b[column + 1])
 
@@ -167,14 +208,22 @@ def cell_slices(grid: int, cell: int, size: int = CANVAS) -> tuple[slice, slice]
 
 
 def draws(n: int, columns: int, seed: int) -> np.ndarray:
-    """ "n columns" uint64 below 2^32, uniform: one row of random words per scene."""
+    """ "n columns" uint64 below 2^32, uniform: one row of random words per scene.
+
+    >>> draws(2, 3, seed=0).shape, bool((draws(2, 3, seed=0) == draws(5, 3, seed=0)[:2]).all())  # whatever n is
+    ((2, 3), True)
+    """
     if n < 0 or seed < 0:
         raise InputError(f"n={n} scenes from seed={seed}: both must be 0 or more.")
     return np.random.PCG64(seed).random_raw(n * columns).reshape(n, columns) >> 32
 
 
 def below(word: np.ndarray, k: int | np.ndarray) -> np.ndarray:
-    """Words below 2^32 -> integers below k, without division or rounding."""
+    """Words below 2^32 -> integers below k, without division or rounding.
+
+    >>> below(np.array([0, 2**31, 2**32 - 1], np.uint64), 10).tolist()
+    [0, 5, 9]
+    """
     return ((word * np.asarray(k, np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
@@ -200,6 +249,10 @@ def sample(
 
     Raises:
         InputError: no pool or an empty one, or more items (and clutter) than cells.
+
+    >>> scenes = sample(100, seed=0, items=(1, 2))
+    >>> {len(scene.items) for scene in scenes} == {1, 2}, scenes == sample(100, seed=0, items=(1, 2))
+    (True, True)
     """
     pools = list(class_members().values()) if pools is None else [list(pool) for pool in pools]
     cells = len(POSITIONS.get(grid, ()))
@@ -233,12 +286,21 @@ def sample(
 
 
 def permutation(words: np.ndarray, k: int) -> np.ndarray:
-    """ "n k" words -> "n k" random permutations of range(k) (ties, 1 in 2^32, fall to the lower index)."""
+    """ "n k" words -> "n k" random permutations of range(k) (ties, 1 in 2^32, fall to the lower index).
+
+    >>> permutation(np.array([[30, 10, 20]], np.uint64), 3).tolist()
+    [[1, 2, 0]]
+    """
     return np.argsort(words[:, :k], axis=1, kind="stable")
 
 
 def poses(words: np.ndarray, grid: int) -> tuple[np.ndarray, ...]:
-    """ "n 4m" words -> size, angle, dy, dx, each "n m": the turned square stays inside the smallest cell."""
+    """ "n 4m" words -> size, angle, dy, dx, each "n m": the turned square stays inside the smallest cell.
+
+    >>> size, angle, dy, dx = poses(draws(5, 4, seed=0), grid=2)
+    >>> size.shape, bool((size < CANVAS // 2).all())  # inside a cell of 32 pixels
+    ((5, 1), True)
+    """
     size_word, angle_word, dy_word, dx_word = np.split(words, 4, axis=1)
     side = min(np.diff(cell_bounds(grid)))
     low, high = side * 5 // 8, side * 13 // 16
@@ -250,7 +312,12 @@ def poses(words: np.ndarray, grid: int) -> tuple[np.ndarray, ...]:
 
 
 def backgrounds(words: np.ndarray, muted: bool) -> list[Background]:
-    """ "n 6" words -> n backgrounds of low contrast: two colours at most 40 apart in each channel."""
+    """ "n 6" words -> n backgrounds of low contrast: two colours at most 40 apart in each channel.
+
+    >>> (ground,) = backgrounds(draws(1, 6, seed=0), muted=False)
+    >>> max(abs(high - low) for low, high in zip(ground.low, ground.high)) <= 40
+    True
+    """
     byte = ((words[:, :, None] >> np.arange(0, 32, 8, dtype=np.uint64)) & np.uint64(255)).astype(np.int64)
     if muted:  # channels at most 8 from one grey
         grey = 64 + byte[:, 0, 3:] * 128 // 256

@@ -50,6 +50,10 @@ class Story:
     """Four pictures of one thing each, and the side on which the first stands at last.
 
     The first takes the colour of the second, the third that of the fourth. `forms`: the sentence of each event.
+
+    >>> (story,) = sample(1, seed=0)
+    >>> len(story.views()), [sentence.text for sentence in story.sentences()][:2]
+    (5, ['it began with a vehicle.', 'it went as a penguin is.'])
     """
 
     things: tuple[Thing, Thing, Thing, Thing]
@@ -77,7 +81,12 @@ class Story:
 
 
 def sample(n: int, seed: int) -> list[Story]:
-    """n stories; the four things have different words."""
+    """n stories; the four things have different words.
+
+    >>> (story,) = sample(1, seed=0)
+    >>> len({thing.word for thing in story.things}), sample(2, seed=0)[0] == story
+    (4, True)
+    """
     rng = np.random.default_rng(seed)
     return [
         Story(
@@ -95,7 +104,12 @@ TWINS = ("first word", "third word", "second colour", "fourth colour", "side")
 
 
 def near_twin(story: Story, seed: int, change: str | None = None) -> Story:
-    """The story with one attribute changed (one of TWINS), in other words; only the side stands in the words."""
+    """The story with one attribute changed (one of TWINS), in other words; only the side stands in the words.
+
+    >>> (story,) = sample(1, seed=0)
+    >>> near_twin(story, seed=0, change="side").side != story.side
+    True
+    """
     rng = np.random.default_rng(seed)
     change = TWINS[rng.integers(len(TWINS))] if change is None else change
     if change not in TWINS:
@@ -118,7 +132,13 @@ def near_twin(story: Story, seed: int, change: str | None = None) -> Story:
 
 
 def retold(story: Story, seed: int) -> Story:
-    """The same events in other words, the things in other places."""
+    """The same events in other words, the things in other places.
+
+    >>> (story,) = sample(1, seed=0)
+    >>> again = retold(story, seed=0)
+    >>> again.things == story.things, again.forms == story.forms
+    (True, False)
+    """
     rng = np.random.default_rng(seed)
     forms = tuple(int((f + 1 + rng.integers(len(SENTENCES[0]) - 1)) % len(SENTENCES[0])) for f in story.forms)
     return replace(story, forms=forms, cells=tuple(rng.integers(4, size=4).tolist()), row=int(rng.integers(2)))
@@ -127,7 +147,14 @@ def retold(story: Story, seed: int) -> Story:
 def tell(
     story: Story, pictures: Sequence[Slice], with_picture: Sequence[bool], with_sentence: Sequence[bool]
 ) -> list[Slice]:
-    """Sentence 1, picture 1, sentence 2, ...: of each event those slices for which the two lists hold True."""
+    """Sentence 1, picture 1, sentence 2, ...: of each event those slices for which the two lists hold True.
+
+    >>> (story,) = sample(1, seed=0)
+    >>> pictures = [Slice(image=k) for k in range(5)]
+    >>> told = tell(story, pictures, with_picture=[True] * 4 + [False], with_sentence=[True] * 5)
+    >>> [part.is_image for part in told]
+    [False, True, False, True, False, True, False, True, False]
+    """
     slices = []
     for e, (sentence, picture) in enumerate(zip(story.sentences(), pictures, strict=True)):
         slices += ([sentence] if with_sentence[e] else []) + ([picture] if with_picture[e] else [])
@@ -147,6 +174,10 @@ def corpus(n: int, seed: int, mix: dict[str, float] | None = None, lone: bool = 
         that picture.
     pair: a picture and its caption; the `lone` slice is the caption.
     question: a picture (or several, or a reference and a picture) and a question with its answer.
+
+    >>> found = corpus(20, seed=0, mix={"pair": 1.0})
+    >>> len(found), found.images.shape[1:], found.documents[0].slices[0].is_image, found.documents[0].lone.text
+    (20, (32, 32, 3), True, 'look at a purple bicycle left of a red sunflower.')
     """
     mix = MIX if mix is None else mix
     rng = np.random.default_rng(seed)

@@ -33,7 +33,11 @@ SIZE = 32
 
 @cache
 def sprite(word: str) -> int:
-    """The index into `emoji.load()` of one of STORY_WORDS."""
+    """The index into `emoji.load()` of one of STORY_WORDS.
+
+    >>> emoji.load().names[sprite("cat")]
+    'cat face'
+    """
     return emoji.load().index(STORY_KINDS[KIND_OF[word]][word])
 
 
@@ -42,7 +46,11 @@ def sprite(word: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One of STORY_WORDS in one of COLOURS."""
+    """One of STORY_WORDS in one of COLOURS.
+
+    >>> Thing("cat", "red")
+    Thing(word='cat', colour='red')
+    """
 
     word: str
     colour: str
@@ -53,7 +61,12 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a picture shows: one thing, or two in one row, the left one first; `cells` of the 2 x 2 grid."""
+    """What a picture shows: one thing, or two in one row, the left one first; `cells` of the 2 x 2 grid.
+
+    >>> shown = View((Thing("cat", "red"), Thing("rose", "blue")), cells=(0, 1))
+    >>> shown.sides(), shown.features()
+    (('left', 'right'), ('cat', 'red cat', 'red cat left', 'rose', 'blue rose', 'blue rose right'))
+    """
 
     things: tuple[Thing, ...]
     cells: tuple[int, ...]
@@ -69,13 +82,21 @@ class View:
 
 
 def view(things: Sequence[Thing], rng: np.random.Generator) -> View:
-    """A view of one thing in any cell, or of two in a row in this order."""
+    """A view of one thing in any cell, or of two in a row in this order.
+
+    >>> view([Thing("cat", "red"), Thing("rose", "blue")], np.random.default_rng(0)).cells
+    (2, 3)
+    """
     row = 2 * int(rng.integers(2))
     return View(tuple(things), (row + int(rng.integers(2)),) if len(things) == 1 else (row, row + 1))
 
 
 def render(views: Sequence[View], seed: int) -> np.ndarray:
-    """Views -> "n 32 32 3" uint8; pose and background are drawn from `seed`."""
+    """Views -> "n 32 32 3" uint8; pose and background are drawn from `seed`.
+
+    >>> render([View((Thing("cat", "red"),), cells=(0,))], seed=0).shape
+    (1, 32, 32, 3)
+    """
     grounds = scenes.sample(len(views), seed, muted=True)
     poses = np.random.default_rng(seed).integers(0, [5, 5, 3, 3], size=(len(views), 2, 4))
     made = []
@@ -90,7 +111,12 @@ def render(views: Sequence[View], seed: int) -> np.ndarray:
 
 @dataclass
 class Album:
-    """Views that are rendered when first asked for; a slice holds the index that its picture will have."""
+    """Views that are rendered when first asked for; a slice holds the index that its picture will have.
+
+    >>> album = Album(seed=0)
+    >>> album.add(View((Thing("cat", "red"),), cells=(0,))).image, album.render().shape
+    (0, (1, 32, 32, 3))
+    """
 
     seed: int
     views: list[View] = field(default_factory=list)
@@ -106,35 +132,60 @@ class Album:
 
 
 def statement(text: str, *features: str) -> Slice:
-    """A sentence that the language model learns."""
+    """A sentence that the language model learns.
+
+    >>> statement("a red cat.").supervised
+    True
+    """
     return Slice(text=text, features=features, supervised=True)
 
 
 def question(text: str, *features: str) -> Slice:
-    """A sentence that the language model reads; it learns the answer alone."""
+    """A sentence that the language model reads; it learns the answer alone.
+
+    >>> question("what colour is the cat?").supervised
+    False
+    """
     return Slice(text=text, features=features)
 
 
 def draw_thing(rng: np.random.Generator, without: Sequence[str] = ()) -> Thing:
-    """A thing in a random colour; its word is none of `without`."""
+    """A thing in a random colour; its word is none of `without`.
+
+    >>> thing = draw_thing(np.random.default_rng(0), without=["cat"])
+    >>> thing.word != "cat", thing.colour in COLOURS
+    (True, True)
+    """
     words = [w for w in STORY_WORDS if w not in without]
     return Thing(words[rng.integers(len(words))], COLOURS[rng.integers(len(COLOURS))])
 
 
 def draw_things(n: int, rng: np.random.Generator) -> list[Thing]:
-    """n things with different words."""
+    """n things with different words.
+
+    >>> len({thing.word for thing in draw_things(4, np.random.default_rng(0))})
+    4
+    """
     words = rng.permutation(STORY_WORDS)[:n].tolist()
     return [Thing(word, COLOURS[c]) for word, c in zip(words, rng.integers(len(COLOURS), size=n), strict=True)]
 
 
 def pick_other(options: Sequence[str], but: str, rng: np.random.Generator) -> str:
-    """One of the options that are not `but`."""
+    """One of the options that are not `but`.
+
+    >>> pick_other(["left", "right"], "left", np.random.default_rng(0))
+    'right'
+    """
     rest = [o for o in options if o != but]
     return rest[rng.integers(len(rest))]
 
 
 def phrase(picture: View) -> str:
-    """ "a red cat", "a red cat left of a blue rose"."""
+    """ "a red cat", "a red cat left of a blue rose".
+
+    >>> phrase(View((Thing("cat", "red"), Thing("rose", "blue")), cells=(0, 1)))
+    'a red cat left of a blue rose'
+    """
     return " left of ".join(with_article(str(t)) for t in picture.things)
 
 
@@ -142,5 +193,9 @@ CAPTIONS = ("{}.", "here is {}.", "we see {}.", "this shows {}.", "look at {}.")
 
 
 def caption(picture: View, form: int) -> Slice:
-    """A full description of a picture, in one of len(CAPTIONS) forms."""
+    """A full description of a picture, in one of len(CAPTIONS) forms.
+
+    >>> caption(View((Thing("cat", "red"),), cells=(0,)), form=1).text
+    'here is a red cat.'
+    """
     return statement(CAPTIONS[form].format(phrase(picture)), *picture.features())

@@ -38,6 +38,12 @@ class RetrievalSplit(Pictured):
         captions, interleaved: one query per story: five sentences (5c), or these and four pictures (5c+4i).
         pool: one-picture documents, five per story, in order; `images` are theirs.
         target: "story" index into the pool. seen: "story 4", the pool's pictures that an interleaved query shows.
+
+    >>> split = retrieval_split(4, seed=0)
+    >>> len(split.captions[0].slices), len(split.interleaved[0].slices), len(split.pool)
+    (5, 9, 20)
+    >>> split.target.shape, split.seen.shape
+    ((4,), (4, 4))
     """
 
     captions: tuple[Document, ...]
@@ -49,7 +55,12 @@ class RetrievalSplit(Pictured):
 
 
 def retrieval_split(n: int, seed: int) -> RetrievalSplit:
-    """n stories (even), half of them near-twins of the other half; the pool is their 5 n pictures."""
+    """n stories (even), half of them near-twins of the other half; the pool is their 5 n pictures.
+
+    >>> split = retrieval_split(4, seed=0)
+    >>> split.images.shape, split.target.tolist()  # the fifth picture of each story
+    ((20, 32, 32, 3), [4, 9, 14, 19])
+    """
     if n < 2 or n % 2:
         raise InputError(f"A retrieval split of {n} stories was asked for; it takes an even number, for their twins.")
     base = sample(n // 2, seed)
@@ -69,7 +80,12 @@ def retrieval_split(n: int, seed: int) -> RetrievalSplit:
 
 @dataclass(frozen=True)
 class PairSet(Pictured):
-    """pictures[i] and texts[i] belong together; documents of one slice each."""
+    """pictures[i] and texts[i] belong together; documents of one slice each.
+
+    >>> found = pair_set(3, seed=0)
+    >>> found.images.shape, found.texts[0].slices[0].text
+    ((3, 32, 32, 3), 'look at a green car left of a green penguin.')
+    """
 
     pictures: tuple[Document, ...]
     texts: tuple[Document, ...]
@@ -77,7 +93,11 @@ class PairSet(Pictured):
 
 
 def pair_set(n: int, seed: int) -> PairSet:
-    """n pictures of two things, all different, and their captions."""
+    """n pictures of two things, all different, and their captions.
+
+    >>> len({document.slices[0].text for document in pair_set(20, seed=0).texts})
+    20
+    """
     rng = np.random.default_rng(seed)
     album, views = Album(seed), {}
     while len(views) < n:
@@ -89,7 +109,12 @@ def pair_set(n: int, seed: int) -> PairSet:
 
 
 def winoground(n: int, seed: int) -> PairSet:
-    """n pairs of pairs, rows 2k and 2k+1: the same words in another order (colours or places change hands)."""
+    """n pairs of pairs, rows 2k and 2k+1: the same words in another order (colours or places change hands).
+
+    >>> one, other = (document.slices[0].text for document in winoground(1, seed=0).texts)
+    >>> one, other
+    ('a green car left of a red penguin.', 'a red penguin left of a green car.')
+    """
     rng = np.random.default_rng(seed)
     album, pictures, texts = Album(seed), [], []
     for k in range(n):
@@ -105,7 +130,12 @@ def winoground(n: int, seed: int) -> PairSet:
 
 
 def questions(kind: str, n: int, seed: int) -> Documents:
-    """n questions of one kind of QUESTIONS; several and order are over several pictures."""
+    """n questions of one kind of QUESTIONS; several and order are over several pictures.
+
+    >>> found = questions("colour", 2, seed=0)
+    >>> found.documents[0].slices[-1].text, found.documents[0].answer in found.documents[0].choices
+    ('what colour is the car?', True)
+    """
     if kind not in QUESTIONS:
         raise InputError(f"kind={kind!r}: accepted are {', '.join(QUESTIONS)}.")
     rng, album = np.random.default_rng(seed), Album(seed)
@@ -114,14 +144,24 @@ def questions(kind: str, n: int, seed: int) -> Documents:
 
 
 def twins(n: int, seed: int) -> Documents:
-    """n near-twin pictures, rows 2k and 2k+1, with one question of two answers: each is right for one of them."""
+    """n near-twin pictures, rows 2k and 2k+1, with one question of two answers: each is right for one of them.
+
+    >>> found = twins(2, seed=0)
+    >>> found.documents[0].answer != found.documents[1].answer
+    True
+    """
     rng, album = np.random.default_rng(seed), Album(seed)
     documents = [d for _ in range(n // 2) for d in twin_questions(album, rng)]
     return Documents(tuple(documents), album)
 
 
 def positions(n: int, seed: int, length: int = 6) -> Documents:
-    """n questions over `length` pictures; row k * length + p has the useful picture at place p."""
+    """n questions over `length` pictures; row k * length + p has the useful picture at place p.
+
+    >>> found = positions(1, seed=0, length=3)
+    >>> len(found), [len(document.slices) for document in found.documents]  # three pictures and the question
+    (3, [4, 4, 4])
+    """
     rng, album, documents = np.random.default_rng(seed), Album(seed), []
     for _ in range(n):
         useful, *rest = draw_things(length, rng)
@@ -133,7 +173,12 @@ def positions(n: int, seed: int, length: int = 6) -> Documents:
 
 
 def story_questions(n: int, seed: int) -> Documents:
-    """n stories with all sentences and four pictures, and the question what the last picture shows."""
+    """n stories with all sentences and four pictures, and the question what the last picture shows.
+
+    >>> (document,) = story_questions(1, seed=0).documents
+    >>> document.slices[-1].text, sum(part.is_image for part in document.slices)
+    ('what now?', 4)
+    """
     album, documents = Album(seed), []
     for story in sample(n, seed):
         pictures = [album.add(v) for v in story.views()[:4]] + [Slice()]
@@ -151,6 +196,10 @@ class SequencePairs(Pictured):
 
     truth: the longest common subsequence of their events, where the same thing counts 1, in another colour 1/2, over
     the longer length. It favours what respects order, by design.
+
+    >>> found = sequence_pairs(6, seed=0)
+    >>> len(found.documents), sorted(found.relation) == sorted(RELATIONS), found.truth.shape
+    (12, True, (6,))
     """
 
     documents: tuple[Document, ...]
@@ -160,7 +209,12 @@ class SequencePairs(Pictured):
 
 
 def sequence_pairs(n: int, seed: int) -> SequencePairs:
-    """n pairs of sequences of 3 to 6 events, each a picture or its caption, equally many per relation."""
+    """n pairs of sequences of 3 to 6 events, each a picture or its caption, equally many per relation.
+
+    >>> found = sequence_pairs(6, seed=0)
+    >>> dict(zip(found.relation, found.truth.round(2).tolist()))
+    {'shown again': 1.0, 'permuted': 0.33, 'replaced': 0.8, 'repainted': 0.83, 'prefix': 0.83, 'unrelated': 0.0}
+    """
     rng, album = np.random.default_rng(seed), Album(seed)
     documents, truth = [], []
     for k in range(n):
@@ -209,6 +263,10 @@ class KnowledgeBase(Pictured):
     """Who keeps which thing: documents [picture, question] with answers, and queries over other pictures.
 
     relevant: "query item" bool: items that show the query's thing in the query's colour.
+
+    >>> base = knowledge_base(3, seed=0)
+    >>> base.relevant.shape == (len(base.queries), len(base.items)), base.relevant.sum(1).tolist()
+    (True, [1, 1, 1])
     """
 
     items: tuple[Document, ...]
@@ -218,7 +276,12 @@ class KnowledgeBase(Pictured):
 
 
 def knowledge_base(n: int, seed: int) -> KnowledgeBase:
-    """An item for each thing in each colour, each with a keeper drawn from `seed`, and n queries."""
+    """An item for each thing in each colour, each with a keeper drawn from `seed`, and n queries.
+
+    >>> base = knowledge_base(3, seed=0)
+    >>> base.items[0].slices[-1].text, base.items[0].answer in KEEPERS
+    ('who keeps it?', True)
+    """
     rng, album = np.random.default_rng(seed), Album(seed)
     things = [Thing(word, colour) for word in STORY_WORDS for colour in COLOURS]
     keeper = rng.integers(len(KEEPERS), size=len(things))
