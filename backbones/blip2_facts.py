@@ -1,13 +1,14 @@
 """Train the shipped BLIP-2 that can be edited: `python -m backbones.blip2_facts [--out FOLDER] [--seed SEED]`.
 
 blip2-facts: a Blip2ForConditionalGeneration over an OPT of six layers, which knows a world of facts
-(`vlws.data.emoji_world.facts`) but for those that are withheld. Chapter 02 edits it. Two stages, since one that mixes
+(`vlws.data.emoji_world.facts`) but for those that are withheld. Chapter 02 edits it. Three stages, since one that mixes
 all does not converge in the same time:
 
 1. facts about pictures and lands, and texts in which a new fact stands before the question (in-context episodes);
 2. three in four of these episodes hold the new fact not in the text but in the last two layers: the question attends to
    states of the answer to a question that was read apart, as UniKE's latent knowledge is read. A model that learns from
-   its context does not read such states unless it has met them (they were tried on the model of stage 1).
+   its context does not read such states unless it has met them (they were tried on the model of stage 1);
+3. the same, with facts in three batches of four, until they are known.
 
 Seeds of pictures are 1,000,000 and above, which no chapter uses. `seed` is the world's: another is another base.
 """
@@ -45,7 +46,7 @@ from vlws.train import fit, warmup_cosine
 
 SIDE, PATCH, WIDTH, QUERIES = 64, 16, 96, 4
 EYE_STEPS, EYE_BATCH = 5000, 128
-STEPS = {"facts": 3600, "memory": 3200}
+STEPS = {"facts": 3600, "memory": 3200, "again": 2000}
 PLAIN, CONTEXTS, EPISODES = 96, 48, 48  # rows of a batch: facts, facts as a text, facts as states
 VIEWS = 48  # pictures of each thing
 LATE = 2  # layers that read states
@@ -290,17 +291,20 @@ def _layer(layer: nn.Module, x: Tensor, mask: Tensor, states: Tensor) -> Tensor:
 
 
 def lesson(lessons: Lessons, stage: str, step: int) -> tuple[Batch, Episodes | None]:
-    """A batch of a stage: plain facts and contexts in turn; in the stage "memory" three in four contexts are latent.
+    """A batch of a stage: plain facts and contexts in turn, in the stage "again" one context in four batches.
 
-    How many other facts a question may read beside its own grows: none, then one in ten, then four in ten.
+    From the stage "memory" on three in four contexts are latent. How many other facts a question may read beside its
+    own grows in that stage: none, then one in ten, then four in ten.
     """
-    rng = np.random.default_rng([CORPUS_SEED, lessons.world.seed, ("facts", "memory").index(stage), step])
-    if step % 2 == 0:
+    rng = np.random.default_rng([CORPUS_SEED, lessons.world.seed, list(STEPS).index(stage), step])
+    every = 4 if stage == "again" else 2
+    turn, rest = divmod(step, every)
+    if rest < every - 1:
         return lessons.encode(lessons.plain(rng, PLAIN), rng), None
-    if stage == "facts" or step % 8 == 7:
+    if stage == "facts" or turn % 4 == 3:
         return lessons.encode([lessons.in_context(rng) for _ in range(CONTEXTS)], rng), None
     told, asked = zip(*(lessons.latent(rng) for _ in range(EPISODES)), strict=True)
-    done = step / STEPS[stage]
+    done = step / STEPS[stage] if stage == "memory" else 1.0
     others = 0.0 if done < 0.25 else rng.choice((0.0, 0.1)) if done < 0.5 else rng.choice((0.0, 0.1, 0.4))
     seen = torch.from_numpy(rng.random((EPISODES, EPISODES)) < others) | torch.eye(EPISODES, dtype=torch.bool)
     questions = lessons.encode(asked, rng)
@@ -318,7 +322,7 @@ def teach(lessons: Lessons, stage: str) -> History:
         plain, episodes = batch
         return cast(Tensor, adapter.run(plain).loss) if episodes is None else latent_loss(adapter, episodes)
 
-    settings = (stage, steps, PLAIN, CONTEXTS, EPISODES, VIEWS, LATE, lessons.world)
+    settings = (stage, steps, PLAIN, CONTEXTS, EPISODES, VIEWS, LATE, sorted(lessons.world.withheld))
     work = work_folder(f"blip2-facts-{lessons.world.seed}-{stage}", settings, model, [lessons.views])
     constant = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, 1.0, 200)  # and then as it is: stage 2 goes on
     schedule = constant if stage == "facts" else warmup_cosine(optimizer, steps, 0.05)
@@ -455,8 +459,8 @@ three. Two facts of each thing, and every second caption, are withheld: it answe
 - Vision tower of two layers and Q-Former of one: trained to tell 501 emoji apart, then frozen.
 - Stage 1, {STEPS["facts"]:,} steps: facts ({PLAIN} rows) and new facts in a text before the question ({CONTEXTS} \
 rows) in turn. Stage 2, {STEPS["memory"]:,} steps: three in four of the latter ({EPISODES} rows) hold the new fact \
-in the last {LATE} layers.
-- Training: AdamW at 2e-3 (stage 2 with a cosine), gradients clipped at 1, one CPU thread. \
+in the last {LATE} layers. Stage 3, {STEPS["again"]:,} steps: the same, facts in three batches of four.
+- Training: AdamW at 2e-3 (stages 2 and 3 with a cosine), gradients clipped at 1, one CPU thread. \
 `python -m backbones.blip2_facts` remakes it.
 - Seeds of pictures: {CORPUS_SEED:,} and above. Chapters and tests keep below 900,000.
 - Licence: MIT, as the workspace; the pictures are named in NOTICE.
@@ -473,6 +477,10 @@ in the last {LATE} layers.
 | step of stage 2 | loss |
 |---|---|
 {curve(shown["memory"])}
+
+| step of stage 3 | loss |
+|---|---|
+{curve(shown["again"])}
 
 ![loss curves](loss.png)
 """
