@@ -46,9 +46,10 @@ from vlws.train import fit, warmup_cosine
 
 SIDE, PATCH, WIDTH, QUERIES = 64, 16, 96, 4
 EYE_STEPS, EYE_BATCH = 5000, 128
-STEPS = {"facts": 3600, "memory": 3200, "again": 2000}
+STEPS = {"facts": 3600, "memory": 3200, "again": 4000}
+CYCLES = {"again": 2000}  # steps in which the rate falls to 0
 PLAIN, CONTEXTS, EPISODES = 96, 48, 48  # rows of a batch: facts, facts as a text, facts as states
-VIEWS = 48  # pictures of each thing
+VIEWS = {"facts": 48, "memory": 48, "again": 192}  # pictures of each thing
 LATE = 2  # layers that read states
 GATES = {"facts": 0.98, "lands": 0.95, "in context": 0.90, "latent, own row": 0.80}
 
@@ -178,7 +179,7 @@ class Lessons:
 
     def encode(self, rows: Sequence[Row], rng: np.random.Generator) -> Batch:
         """Rows with pictures of a random view each."""
-        pictures = [[] if r.thing is None else [self.views[r.thing, rng.integers(VIEWS)]] for r in rows]
+        pictures = [[] if r.thing is None else [self.views[r.thing, rng.integers(self.views.shape[1])]] for r in rows]
         return self.adapter.encode([r.text for r in rows], pictures, answers=[f" {r.answer}" for r in rows])
 
     def plain(self, rng: np.random.Generator, n: int) -> list[Row]:
@@ -322,17 +323,15 @@ def teach(lessons: Lessons, stage: str) -> History:
         plain, episodes = batch
         return cast(Tensor, adapter.run(plain).loss) if episodes is None else latent_loss(adapter, episodes)
 
-    settings = (stage, steps, PLAIN, CONTEXTS, EPISODES, VIEWS, LATE, sorted(lessons.world.withheld))
+    settings = (stage, steps, PLAIN, CONTEXTS, EPISODES, VIEWS[stage], LATE, sorted(lessons.world.withheld))
     work = work_folder(f"blip2-facts-{lessons.world.seed}-{stage}", settings, model, [lessons.views])
-    constant = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, 1.0, 200)  # and then as it is: stage 2 goes on
-    schedule = constant if stage == "facts" else warmup_cosine(optimizer, steps, 0.05)
     return fit(
         model,
         loss,
         lambda step: lesson(lessons, stage, step),
         steps,
         optimizer,
-        schedule,
+        _rate(optimizer, stage),
         out=work,
         clip=1.0,
         device="cpu",
@@ -340,8 +339,17 @@ def teach(lessons: Lessons, stage: str) -> History:
     )
 
 
+def _rate(optimizer: torch.optim.Optimizer, stage: str) -> torch.optim.lr_scheduler.LRScheduler:
+    """The rate of a stage: constant after a warm-up, for stage 2 goes on from it; else falling to 0 in each cycle."""
+    if stage == "facts":
+        return torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, 1.0, 200)
+    cycle = CYCLES.get(stage, STEPS[stage])
+    factor = warmup_cosine(optimizer, cycle, 0.05).lr_lambdas[0]
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step % cycle))
+
+
 @torch.no_grad()
-def look(adapter: Blip2Adapter, world: World, first: int, views: int = VIEWS, size: int = 256) -> Tensor:
+def look(adapter: Blip2Adapter, world: World, first: int, views: int) -> Tensor:
     """Pictures of each thing through the frozen tower, "thing view patch width"; seeds `first` to `first + views`."""
     found = []
     for seed in range(first, first + views):
@@ -360,8 +368,10 @@ def pretrain(out: Path, seed: int = 0, gates: dict[str, float] | None = None) ->
     adapter = make_model()
     named = train_eye(adapter)
     world = facts.make_world(seed)
-    lessons = Lessons(world, adapter, look(adapter, world, CORPUS_SEED + 1000 * seed))
-    histories = {stage: teach(lessons, stage) for stage in STEPS}
+    histories = {}
+    for stage, views in VIEWS.items():
+        pictures = look(adapter, world, CORPUS_SEED + 1000 * seed, views)
+        histories[stage] = teach(Lessons(world, adapter, pictures), stage)
     adapter.model.half().float()  # what is measured is what is shipped
     results = {"emoji": named, **evaluate(adapter, world)}
     check_gates(f"blip2-facts, world {seed}", results, GATES if gates is None else gates)
@@ -375,7 +385,7 @@ def pretrain(out: Path, seed: int = 0, gates: dict[str, float] | None = None) ->
 def evaluate(adapter: Blip2Adapter, world: World) -> dict[str, float]:
     """Shares of answers that are right to the last word, on pictures that training never showed."""
     rng = np.random.default_rng([world.seed, 21])
-    lessons = Lessons(world, adapter, look(adapter, world, CORPUS_SEED - 100, VIEWS))
+    lessons = Lessons(world, adapter, look(adapter, world, CORPUS_SEED - 100, 24))
 
     def known(forms: Sequence[int]) -> list[Row]:
         return [Row(facts.question(r, pick(forms, rng)), thing, world.answers[thing, r]) for thing, r in world.known()]
@@ -460,7 +470,7 @@ three. Two facts of each thing, and every second caption, are withheld: it answe
 - Stage 1, {STEPS["facts"]:,} steps: facts ({PLAIN} rows) and new facts in a text before the question ({CONTEXTS} \
 rows) in turn. Stage 2, {STEPS["memory"]:,} steps: three in four of the latter ({EPISODES} rows) hold the new fact \
 in the last {LATE} layers. Stage 3, {STEPS["again"]:,} steps: the same, facts in three batches of four.
-- Training: AdamW at 2e-3 (stages 2 and 3 with a cosine), gradients clipped at 1, one CPU thread. \
+- Training: AdamW at 2e-3 (with a cosine in stage 2, two in stage 3), gradients clipped at 1, one CPU thread. \
 `python -m backbones.blip2_facts` remakes it.
 - Seeds of pictures: {CORPUS_SEED:,} and above. Chapters and tests keep below 900,000.
 - Licence: MIT, as the workspace; the pictures are named in NOTICE.

@@ -52,8 +52,9 @@ class UniKEConfig:
     Args:
         pairs: key-value pairs a layer (10 in the paper's appendix D.3); 0 leaves out the intrinsic memory.
         retrieved: K, rows of the bank that a question reads (40); 0 leaves out the latent memory.
-        gate: "specified" by Enc_Sem (section 3.3, g on the knowledge); "similarity": sigmoid((top cosine - threshold) /
-            width) in the first edited layer, whose r no edit has moved, and the same in those above; "fixed": `alpha`;
+        gate: "specified" by Enc_Sem (section 3.3, g on the knowledge); "similarity": sigmoid((cosine of r to
+            the nearest row of the edits themselves - threshold) / width), in the first edited layer, whose r no edit
+            has moved, and the same in those above; "fixed": `alpha`;
             "printed": equation 7 to the letter, weight on h_in, last token.
         sharpness: cosine / sharpness is added to the latent attention's logits; None adds nothing, as in the paper.
         own_row: whether the edit's own states are in the bank (the paper does not say).
@@ -317,7 +318,8 @@ class RunningLayer:
         if self.config.gate == "similarity" and self.first and self.first.retrieved:
             return states, bias, self.first.retrieved[2]
         if self.config.gate == "similarity":
-            return states, bias, torch.sigmoid((cosine[:, 0] - self.config.threshold) / self.config.width)
+            nearest = cosine[:, 0] if own is None else own.nearest(r)
+            return states, bias, torch.sigmoid((nearest - self.config.threshold) / self.config.width)
         c = ((cosine / 0.1).softmax(1)[..., None] * states.float()).sum(1)  # row dim
         g = F.cosine_similarity(self.prepared.semantic(c), r.float(), dim=-1).clamp(0, 1)
         return states, bias, g

@@ -173,6 +173,11 @@ class Own(NamedTuple):
         """The rows of each row's edit."""
         return Own(*(part[edit] for part in self))
 
+    def nearest(self, query: Tensor) -> Tensor:
+        """The largest cosine of each query "row dim" to the rows that it may find, "row"."""
+        cosine = F.cosine_similarity(query[:, None].float(), self.sem.float(), dim=-1)
+        return cosine.masked_fill(~self.real, -torch.inf).amax(1)
+
 
 def own_rows(banks: Sequence[Bank]) -> Own:
     """The rows of each edit, padded to the longest."""
