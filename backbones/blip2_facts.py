@@ -8,7 +8,7 @@ all does not converge in the same time:
 2. three in four of these episodes hold the new fact not in the text but in the last two layers: the question attends to
    states of the answer to a question that was read apart, as UniKE's latent knowledge is read. A model that learns from
    its context does not read such states unless it has met them (they were tried on the model of stage 1);
-3. the same, with facts in three batches of four, until they are known.
+3. the same, with facts in three batches of four, until they are known; three cycles, and the mean of the last two ends.
 
 Seeds of pictures are 1,000,000 and above, which no chapter uses. `seed` is the world's: another is another base.
 """
@@ -46,8 +46,8 @@ from vlws.train import fit, warmup_cosine
 
 SIDE, PATCH, WIDTH, QUERIES = 64, 16, 96, 4
 EYE_STEPS, EYE_BATCH = 5000, 128
-STEPS = {"facts": 3600, "memory": 3200, "again": 4000}
-CYCLES = {"again": 2000}  # steps in which the rate falls to 0
+STEPS = {"facts": 3600, "memory": 3200, "again": 2000}
+CYCLES = 3  # of stage 3, in each of which the rate falls to 0; the weights are the mean of the last two ends
 PLAIN, CONTEXTS, EPISODES = 96, 48, 48  # rows of a batch: facts, facts as a text, facts as states
 VIEWS = {"facts": 48, "memory": 48, "again": 192}  # pictures of each thing
 LATE = 2  # layers that read states
@@ -312,8 +312,8 @@ def lesson(lessons: Lessons, stage: str, step: int) -> tuple[Batch, Episodes | N
     return questions, Episodes(lessons.encode(told, rng), questions, seen)
 
 
-def teach(lessons: Lessons, stage: str) -> History:
-    """One stage of training, which goes on where it was cut off."""
+def teach(lessons: Lessons, stage: str, cycle: int = 0) -> History:
+    """One stage of training, or a cycle of one, which goes on where it was cut off."""
     adapter, steps = lessons.adapter, STEPS[stage]
     model = adapter.model
     learned = [p for p in model.parameters() if p.requires_grad]
@@ -323,12 +323,12 @@ def teach(lessons: Lessons, stage: str) -> History:
         plain, episodes = batch
         return cast(Tensor, adapter.run(plain).loss) if episodes is None else latent_loss(adapter, episodes)
 
-    settings = (stage, steps, PLAIN, CONTEXTS, EPISODES, VIEWS[stage], LATE, sorted(lessons.world.withheld))
-    work = work_folder(f"blip2-facts-{lessons.world.seed}-{stage}", settings, model, [lessons.views])
+    settings = (stage, cycle, steps, PLAIN, CONTEXTS, EPISODES, VIEWS[stage], LATE, sorted(lessons.world.withheld))
+    work = work_folder(f"blip2-facts-{lessons.world.seed}-{stage}-{cycle}", settings, model, [lessons.views])
     return fit(
         model,
         loss,
-        lambda step: lesson(lessons, stage, step),
+        lambda step: lesson(lessons, stage, step + cycle * steps),
         steps,
         optimizer,
         _rate(optimizer, stage),
@@ -340,12 +340,10 @@ def teach(lessons: Lessons, stage: str) -> History:
 
 
 def _rate(optimizer: torch.optim.Optimizer, stage: str) -> torch.optim.lr_scheduler.LRScheduler:
-    """The rate of a stage: constant after a warm-up, for stage 2 goes on from it; else falling to 0 in each cycle."""
+    """The rate of a stage: constant after a warm-up, for stage 2 goes on from it; else falling to 0."""
     if stage == "facts":
         return torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, 1.0, 200)
-    cycle = CYCLES.get(stage, STEPS[stage])
-    factor = warmup_cosine(optimizer, cycle, 0.05).lr_lambdas[0]
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step % cycle))
+    return warmup_cosine(optimizer, STEPS[stage], 0.05)
 
 
 @torch.no_grad()
@@ -368,10 +366,17 @@ def pretrain(out: Path, seed: int = 0, gates: dict[str, float] | None = None) ->
     adapter = make_model()
     named = train_eye(adapter)
     world = facts.make_world(seed)
-    histories = {}
+    histories: dict[str, History] = {}
+    ends = []
     for stage, views in VIEWS.items():
-        pictures = look(adapter, world, CORPUS_SEED + 1000 * seed, views)
-        histories[stage] = teach(Lessons(world, adapter, pictures), stage)
+        lessons = Lessons(world, adapter, look(adapter, world, CORPUS_SEED + 1000 * seed, views))
+        histories[stage] = []
+        for cycle in range(CYCLES if stage == "again" else 1):
+            told = teach(lessons, stage, cycle)
+            histories[stage] += [record | {"step": record["step"] + cycle * STEPS[stage]} for record in told]
+            ends.append({name: value.clone() for name, value in adapter.model.state_dict().items()})
+    first, second = ends[-2:]
+    adapter.model.load_state_dict({name: (first[name] + second[name]) / 2 for name in first})
     adapter.model.half().float()  # what is measured is what is shipped
     results = {"emoji": named, **evaluate(adapter, world)}
     check_gates(f"blip2-facts, world {seed}", results, GATES if gates is None else gates)
@@ -469,8 +474,9 @@ three. Two facts of each thing, and every second caption, are withheld: it answe
 - Vision tower of two layers and Q-Former of one: trained to tell 501 emoji apart, then frozen.
 - Stage 1, {STEPS["facts"]:,} steps: facts ({PLAIN} rows) and new facts in a text before the question ({CONTEXTS} \
 rows) in turn. Stage 2, {STEPS["memory"]:,} steps: three in four of the latter ({EPISODES} rows) hold the new fact \
-in the last {LATE} layers. Stage 3, {STEPS["again"]:,} steps: the same, facts in three batches of four.
-- Training: AdamW at 2e-3 (with a cosine in stage 2, two in stage 3), gradients clipped at 1, one CPU thread. \
+in the last {LATE} layers. Stage 3, {CYCLES} times {STEPS["again"]:,} steps: the same, facts in three batches of \
+four; the weights are the mean of the last two ends.
+- Training: AdamW at 2e-3 (with a cosine in stage 2, one a cycle in stage 3), gradients clipped at 1, one CPU thread. \
 `python -m backbones.blip2_facts` remakes it.
 - Seeds of pictures: {CORPUS_SEED:,} and above. Chapters and tests keep below 900,000.
 - Licence: MIT, as the workspace; the pictures are named in NOTICE.
