@@ -105,7 +105,8 @@ def check_changed_run(slug: str, name: str, value: int | float, preset: str, **e
     (injected,) = [c.source for c in ran.cells if "injected-parameters" in c.metadata.get("tags", [])]
     assert re.search(rf"^{name} *= *{re.escape(repr(value))}$", injected, flags=re.M)
     measured = json.loads((file.parent / "measures.json").read_text())
-    assert name != "seeds" or all(m["n_seeds"] == value for m in measured if m["value"] is not None)
+    by_seed = [m for m in measured if m["value"] is not None and m["per"] == "seed"]
+    assert name != "seeds" or all(m["n_seeds"] == value for m in by_seed)
     assert (file.parent / "notebook.html").is_file()
 
 

@@ -71,13 +71,13 @@ def read_anomaly_folder(root: str | Path, category: str | None = None) -> Anomal
     >>> import tempfile
     >>> from PIL import Image
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for name in ("train/good/000.png", "test/good/000.png", "test/crack/000.png"):
+    ...     for name in ("train/good/0.png", "train/good/1.png", "test/good/0.png", "test/crack/0.png"):
     ...         path = Path(folder, "plate", name)
-    ...         path.parent.mkdir(parents=True)
+    ...         path.parent.mkdir(parents=True, exist_ok=True)
     ...         Image.new("RGB", (8, 8)).save(path)
     ...     found = read_anomaly_folder(folder)
     >>> found.name, found.train.captions, found.test.labels, found.anomalous.tolist()
-    ('plate', ('a photo of a plate',), ('crack', 'good'), [True, False])
+    ('plate', ('a photo of a plate', 'a photo of a plate'), ('crack', 'good'), [True, False])
     """
     given = root = Path(root).expanduser()
     if not root.is_dir():

@@ -64,7 +64,7 @@ def shipped() -> tuple[str, ...]:
     """Names of the backbones that come with the package.
 
     >>> shipped()
-    ('blip2-emoji', 'clip-emoji', 'llava-emoji')
+    ('blip2-emoji', 'blip2-facts', 'clip-emoji', 'llava-emoji')
     """
     return tuple(sorted(path.parent.name for path in ASSETS.glob("*/config.json")))
 
