@@ -112,7 +112,8 @@ class Grid:
 
     def keep(self) -> None:
         """Put every arm's numbers, per seed, into the notebook's output, from where a run keeps them as evidence."""
-        if "IPython" in sys.modules:
+        module = sys.modules.get("IPython")  # a notebook has loaded it
+        if module and module.get_ipython():
             from IPython.display import publish_display_data
 
             record: dict[str, Any] = {"name": self.name, "seeds": list(self.seeds), "arms": self.scalars()}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from transformers import CLIPConfig, CLIPModel
 
+from vlws.data.emoji_world import edit_cases, facts
 from vlws.data.emoji_world.pairs import clutter_pairs
 from vlws.data.images import read_images
+from vlws.data.mmedit import write_mmedit
 from vlws.methods.cmg import CMGDetector
 from vlws.models.clip import load_clip
 
@@ -73,14 +76,33 @@ def test_cmg_on_a_checkpoint_and_a_folder(tmp_path, run, checkpoint, pictures):
     assert "birds: 40 training pictures, 36 test pictures, 24 anomalous" in notebook
     assert json.loads(kept(tmp_path, "measures.json").read_text()) == []  # its own experiment is left out
     results = json.loads(kept(tmp_path, "results.json").read_text())
-    assert [r["name"] for r in results] == ["image only", "CMG", "CMG − image only"]
+    assert [r["name"] for r in results] == ["CLIP's features", "image only", "CMG", "CMG − image only"]
     assert {r["metric"] for r in results} == {"AUROC"}
     scores = pd.read_csv(kept(tmp_path, "files/scores.csv"))
     assert len(scores) == 36
-    assert results[1]["value"] == pytest.approx(roc_auc_score(scores["anomalous"], scores["CMG score"]))
+    assert results[2]["value"] == pytest.approx(roc_auc_score(scores["anomalous"], scores["CMG, seed 0"]))
     detector = CMGDetector.from_pretrained(kept(tmp_path, "files/detector"), load_clip(str(checkpoint), "cpu"))
     images = read_images([Path(path) for path in scores["picture"]], 32)
-    np.testing.assert_allclose(detector.decision_function(images), scores["CMG score"], rtol=1e-4)
+    np.testing.assert_allclose(detector.decision_function(images), scores["CMG, seed 0"], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_unike_on_a_folder_of_edits(tmp_path, run):
+    folder = tmp_path / "edits"
+    found = edit_cases.cases(facts.make_world(0), "dev", 950)[:3]
+    cases = [replace(case, predicted="something else") for case in found]
+    write_mmedit(folder / "edits.json", folder, cases, prompt="{}", locality_prompt="{}")
+    result, record, _ = run("02", "encoder_steps=2", "mend_steps=2", f"data={folder}", "prompt={}")
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert record["status"] == "ok"
+    assert json.loads(kept(tmp_path, "measures.json").read_text()) == []
+    results = {r["name"]: r["value"] for r in json.loads(kept(tmp_path, "results.json").read_text())}
+    assert {name.split(", ")[0] for name in results} == {"fine-tuning", "LoRA", "IKE", "UniKE"}
+    edits = pd.read_csv(kept(tmp_path, "files/edits.csv"))
+    assert len(edits) == 12
+    unike = edits[edits["method"] == "UniKE"]
+    assert results["UniKE, reliability"] == pytest.approx(100 * unike["reliability/tokens"].mean())
+    assert unike["reliability/generated"].mean() == 1
 
 
 @pytest.mark.slow
