@@ -26,8 +26,6 @@ SCOPE += tuple(
 NO_EXAMPLE = {  # module or name -> why it has none
     "vlws.methods.unike": "to come",
     "vlws.methods.baselines": "to come",
-    "vlws.models.editing": "to come",
-    "vlws.models.editing_scores": "to come",
     "vlws.models.families.InstructBlipAdapter": "no small InstructBLIP ships; its steps are those of Adapter",
     "vlws.models.families.QwenVLAdapter": "no small Qwen2.5-VL ships; its steps are those of Adapter",
     "vlws.data.emoji_world.build.build": "reads a font and packages of Node that only the builder of the data has",
