@@ -24,16 +24,7 @@ SCOPE += tuple(
     f"vlws.{name}" for name in ("stats", "experiment", "claims", "own", "train", "plots", "display", "verdicts")
 )
 NO_EXAMPLE = {  # module or name -> why it has none
-    "vlws.methods.unike": "to come",
     "vlws.methods.baselines": "to come",
-    "vlws.models.editing": "to come",
-    "vlws.models.editing_scores": "to come",
-    "vlws.models.knowledge": "to come",
-    "vlws.models.memory": "to come",
-    "vlws.models.truthfulness": "to come",
-    "vlws.data.mmedit": "to come",
-    "vlws.data.emoji_world.edit_cases": "to come",
-    "vlws.data.emoji_world.facts": "to come",
     "vlws.models.families.InstructBlipAdapter": "no small InstructBLIP ships; its steps are those of Adapter",
     "vlws.models.families.QwenVLAdapter": "no small Qwen2.5-VL ships; its steps are those of Adapter",
     "vlws.data.emoji_world.build.build": "reads a font and packages of Node that only the builder of the data has",

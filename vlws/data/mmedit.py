@@ -31,6 +31,10 @@ class Question:
         text: with a placeholder "<image>" for each picture.
         images: PIL pictures, arrays "h w 3" uint8, or rows of a tower's features.
         answer: for the edit and its generality, the new one; for locality, the one that scores are read at.
+
+    >>> question = Question("<image> who made this?", (np.zeros((8, 8, 3), np.uint8),), "mira")
+    >>> question.text.count("<image>") == len(question.images)
+    True
     """
 
     text: str
@@ -48,6 +52,12 @@ class EditCase:
         text_locality: about something else, without a picture; image_locality: about another picture.
         near: about the same picture, or the same of another: nearer than MMEdit's, which are drawn at random.
         predicted: what the model said before.
+
+    >>> picture = (np.zeros((8, 8, 3), np.uint8),)
+    >>> made, far = Question("<image> who made this?", picture, "mira"), Question("where is oslo?", (), "norway")
+    >>> case = EditCase(made, made, made, far, Question("<image> what is this?", picture, "a plate"))
+    >>> [kind for kind, question in case.questions() if question.answer == "mira"]
+    ['reliability', 'text_generality', 'image_generality']
     """
 
     edit: Question
@@ -102,6 +112,15 @@ def read_mmedit(
         InputError: a file that is no such list; a record with a field missing, empty or no text ("pred" may be empty),
             a target that is the prediction, a picture that is missing or cannot be read, a placeholder "<image>" in a
             question; an edit that stands twice. The sentence names file and record, counted from 0.
+
+    >>> import tempfile
+    >>> from vlws.data.emoji_world import edit_cases, facts
+    >>> made = edit_cases.imagined(facts.make_world(seed=0), "training", n=2, seed=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_mmedit(f"{folder}/edits.json", folder, made)
+    ...     (case,) = read_mmedit(f"{folder}/edits.json", folder, n=1)
+    >>> case.edit.text, case.edit.images[0].size
+    ('<image> Question: please say, what was the time of this find? Short answer:', (64, 64))
     """
     path, root = Path(json_path).expanduser(), Path(image_root).expanduser()
     _check_prompts(prompt, locality_prompt)
@@ -131,6 +150,15 @@ def read_folder(folder: str | Path, *, prompt: str = VQA_PROMPT) -> list[EditCas
 
     Raises:
         InputError: no such file, and what `read_mmedit` refuses.
+
+    >>> import tempfile
+    >>> from vlws.data.emoji_world import edit_cases, facts
+    >>> made = edit_cases.imagined(facts.make_world(seed=0), "training", n=2, seed=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_mmedit(f"{folder}/edits.json", folder, made)
+    ...     cases = read_folder(folder, prompt="{}")
+    >>> len(cases), cases[0].edit.text == made[0].edit.text
+    (2, True)
     """
     path = Path(folder).expanduser() / "edits.json"
     if not path.is_file():

@@ -63,6 +63,10 @@ class UniKEConfig:
             as IKE does, in place of the latent memory (table 4, third row); None puts nothing.
         alternate: leaves the latent memory out in every second step of training, so that the pairs learn too.
         lr, steps, stop: Adam; an edit is done where its mean loss is below `stop` nats.
+
+    >>> config = UniKEConfig(gate="similarity", threshold=0.8)
+    >>> config.pairs, config.retrieved
+    (10, 40)
     """
 
     pairs: int = 10
@@ -87,7 +91,21 @@ class UniKEConfig:
 
 
 class UniKE:
-    """Edits of one base model; each `edit` gives an `Edited`, and the base model stays as it is."""
+    """Edits of one base model; each `edit` gives an `Edited`, and the base model stays as it is.
+
+    >>> from vlws.models.editing import Unedited
+    >>> from vlws.models.families import load_mllm
+    >>> from vlws.models.knowledge import without_knowledge
+    >>> adapter = load_mllm("blip2-emoji", "cpu")
+    >>> config = UniKEConfig(gate="similarity", direction="none", steps=2)
+    >>> edited = UniKE(adapter, without_knowledge(adapter, [4, 5]), config).edit(["who is it?"], [[]], ["mira"])
+    >>> edited.losses[1] < edited.losses[0]
+    True
+    >>> edited.rollback()
+    >>> after, base = (model.logits(["who?"], [[]], ["mira"]).logits for model in (edited, Unedited(adapter, 1)))
+    >>> torch.equal(after, base)
+    True
+    """
 
     def __init__(self, adapter: Adapter, prepared: Mapping[int, Prepared], config: UniKEConfig | None = None) -> None:
         self.adapter, self.config = adapter, config or UniKEConfig()
@@ -109,6 +127,17 @@ class UniKE:
         Raises:
             InputError: a folder of another method, damaged, of a model of other sizes, or of edits beside other
                 preparations than `prepared`.
+
+        >>> import tempfile
+        >>> from vlws.models.families import load_mllm
+        >>> from vlws.models.knowledge import without_knowledge
+        >>> adapter = load_mllm("blip2-emoji", "cpu")
+        >>> config = UniKEConfig(gate="fixed", direction="none", steps=2)
+        >>> unike = UniKE(adapter, without_knowledge(adapter, [5]), config)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     unike.edit(["who is it?"], [[]], ["mira"]).save_pretrained(f"{folder}/edits")
+        ...     unike.load(f"{folder}/edits").taught
+        [[('who is it?', 'mira')]]
         """
         about, tensors = load_added(folder, "UniKE", self.adapter.sizes)
         if about["prepared"] != fingerprint(self.prepared):
@@ -124,7 +153,20 @@ class UniKE:
 
 
 class Edited(EditedModel):
-    """Models edited by UniKE: what was added, in the order of the edits; earlier pairs stay as they are."""
+    """Models edited by UniKE: what was added, in the order of the edits; earlier pairs stay as they are.
+
+    >>> from vlws.models.families import load_mllm
+    >>> from vlws.models.knowledge import without_knowledge
+    >>> adapter = load_mllm("blip2-emoji", "cpu")
+    >>> config = UniKEConfig(gate="similarity", direction="none", steps=2)
+    >>> unike = UniKE(adapter, without_knowledge(adapter, [5]), config)
+    >>> edited = unike.edit(["who is it?"], [[]], ["mira"])
+    >>> gates = edited.gates(["who is it?"], [[]])  # "layer row"
+    >>> gates.shape, bool(gates > 0.99)  # the edit's own row is found
+    (torch.Size([1, 1]), True)
+    >>> edited.added() == sum(p.numel() for p in edited.trainable_parameters()) + 6 * adapter.hidden_size  # its rows
+    True
+    """
 
     def __init__(self, method: UniKE, edits: int) -> None:
         super().__init__(method.adapter, edits)
@@ -135,6 +177,7 @@ class Edited(EditedModel):
         self.losses: list[float] = []  # mean over the edits, of every step of the last edit
 
     def teach(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> None:
+        """One edit more: pairs trained on its answer, and its own rows of a bank, which no other model finds."""
         adapter, config = self.adapter, self.method.config
         everyone = torch.arange(self.edits)
         told = [*self.taught, list(zip(prompts, targets, strict=True))]
@@ -192,10 +235,12 @@ class Edited(EditedModel):
                     p[done] = kept
 
     def forget(self, edits: int) -> None:
+        """Pairs, maps and rows of the last edits go."""
         for added in (self.blocks, self.maps, self.rows):
             del added[-edits:]
 
     def added(self) -> int:
+        """Numbers of the pairs, and of the edits' own rows where they are in the bank."""
         pairs = sum(p.numel() for block in self.blocks for pairs in block.values() for p in pairs.parameters())
         rows = sum(bank.pos.numel() + bank.sem[:1].numel() for row in self.rows for b in row.values() for bank in b)
         return (pairs + rows * self.method.config.own_row) // self.edits
@@ -204,6 +249,17 @@ class Edited(EditedModel):
         """Write what the edits added, as safetensors and JSON; `UniKE.load` reads it beside the same preparations.
 
         Raises InputError for a folder that holds anything else, OSError where the disk refuses.
+
+        >>> import tempfile
+        >>> from vlws.models.families import load_mllm
+        >>> from vlws.models.knowledge import without_knowledge
+        >>> adapter = load_mllm("blip2-emoji", "cpu")
+        >>> config = UniKEConfig(gate="fixed", direction="none", steps=2)
+        >>> unike = UniKE(adapter, without_knowledge(adapter, [5]), config)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     unike.edit(["who is it?"], [[]], ["mira"]).save_pretrained(f"{folder}/edits")
+        ...     print(sorted(path.name for path in Path(folder, "edits").iterdir()))
+        ['config.json', 'model.safetensors']
         """
         tensors: dict[str, Tensor] = {}
         for step, (block, maps, rows) in enumerate(zip(self.blocks, self.maps, self.rows, strict=True)):
@@ -218,7 +274,23 @@ class Edited(EditedModel):
         save_added(folder, "UniKE", about, self.adapter.sizes, tensors)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """One edit more, as it was saved: "layer.part" -> values."""
+        """One edit more, as it was saved: "layer.part" -> values.
+
+        >>> import tempfile
+        >>> from vlws.models.families import load_mllm
+        >>> from vlws.models.knowledge import without_knowledge
+        >>> adapter = load_mllm("blip2-emoji", "cpu")
+        >>> config = UniKEConfig(gate="fixed", direction="none", steps=2)
+        >>> unike = UniKE(adapter, without_knowledge(adapter, [5]), config)
+        >>> edited = unike.edit(["who is it?"], [[]], ["mira"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     edited.save_pretrained(f"{folder}/edits")
+        ...     about, tensors = load_added(f"{folder}/edits", "UniKE", adapter.sizes)
+        >>> again = Edited(unike, 1)
+        >>> again.restore(grouped(tensors)["0"])
+        >>> again.added() == edited.added()
+        True
+        """
         self._append()
         self.rows.append({})
         for layer, parts in ((int(key), value) for key, value in grouped(tensors).items()):
@@ -230,6 +302,7 @@ class Edited(EditedModel):
             self.rows[-1][layer] = [Bank(parts[f"sem/{i}"].expand_as(p), p) for i, p in enumerate(pos)]
 
     def asked(self, prompts: Sequence[str], images: Images, edit: Tensor) -> Sequence[str]:
+        """The prompts; with a context, the facts that each row's model was taught stand before them."""
         return self._with_facts(prompts, edit, self.taught)
 
     def _with_facts(
@@ -242,6 +315,7 @@ class Edited(EditedModel):
         return [facts[i] + prompt for i, prompt in zip(edit.tolist(), prompts, strict=True)]
 
     def running(self, batch: Batch, edit: Tensor) -> AbstractContextManager:
+        """Hooks on the edited layers for the rows of this batch: attention to the bank, and the pairs."""
         return self._running(question_ends(batch), edit, self.method.config.retrieved > 0)
 
     @torch.no_grad()
@@ -276,7 +350,24 @@ class Edited(EditedModel):
 
 
 class RunningLayer:
-    """One layer of an edited model while a batch runs; in decoding, what was retrieved for the question stays."""
+    """One layer of an edited model while a batch runs; in decoding, what was retrieved for the question stays.
+
+    >>> from vlws.models.families import load_mllm
+    >>> from vlws.models.knowledge import without_knowledge
+    >>> adapter = load_mllm("blip2-emoji", "cpu")
+    >>> config = UniKEConfig(gate="fixed", direction="none", steps=2)
+    >>> unike = UniKE(adapter, without_knowledge(adapter, [5]), config)
+    >>> edited = unike.edit(["who is it?"], [[]], ["mira"])
+    >>> layer = RunningLayer(edited, 5, t_q=torch.tensor([2]), edit=torch.tensor([0]))
+    >>> x = torch.randn(1, 4, adapter.hidden_size)  # "row len dim", what enters the layer
+    >>> layer.entering(None, (x,), {})
+    >>> (h,) = layer.attended(None, (), (x,))
+    >>> (h != x).any(-1).tolist()  # knowledge is read from t_q on
+    [[False, False, True, True]]
+    >>> layer.asked(None, (x,))
+    >>> layer.recalled(None, (x,), x).shape == x.shape, layer.own_rows().pos.shape, layer.retrieve(x[:, 2])[2].tolist()
+    (True, torch.Size([1, 5, 96]), [0.5])
+    """
 
     def __init__(
         self, edited: Edited, layer: int, t_q: Tensor, edit: Tensor, first: "RunningLayer | None" = None
@@ -287,6 +378,7 @@ class RunningLayer:
         self.retrieved: tuple[Tensor, Tensor | None, Tensor | None] | None = None
 
     def entering(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Keeps x, the residual stream in front of the layer."""
         self.x = args[0] if args else kwargs["hidden_states"]
 
     def attended(self, module: nn.Module, args: tuple, output: tuple) -> tuple:
@@ -325,10 +417,12 @@ class RunningLayer:
         return states, bias, g
 
     def own_rows(self) -> memory.Own:
+        """The rows of every edit of each row's model, for `Bank.search`."""
         of_edit = [[rows[self.layer][i] for rows in self.edited.rows] for i in range(self.edited.edits)]
         return memory.own_rows([sum(banks[1:], banks[0]) for banks in of_edit]).of(self.edit)
 
     def asked(self, module: nn.Module, args: tuple) -> None:
+        """Keeps q, what enters the feed-forward network."""
         self.q = args[0].reshape(len(self.edit), -1, args[0].shape[-1])  # OPT flattens rows and tokens
 
     def recalled(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:

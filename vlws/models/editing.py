@@ -27,12 +27,22 @@ NEW_FACT = "new fact: {question} {answer}. "  # a fact in the text before a ques
 
 
 def fact_text(template: str, question: str, answer: str) -> str:
-    """A fact as a text, without its picture."""
+    """A fact as a text, without its picture.
+
+    >>> fact_text(NEW_FACT, "<image> who made this?", "mira")
+    'new fact: who made this? mira. '
+    """
     return template.format(question=question.replace("<image>", "").strip(), answer=answer.strip())
 
 
 class Told(NamedTuple):
-    """Logits "row len vocab", labels "row len" (-100 but on answers), and the rows' mask "row len"."""
+    """Logits "row len vocab", labels "row len" (-100 but on answers), and the rows' mask "row len".
+
+    >>> from vlws.models.families import load_mllm
+    >>> told = Unedited(load_mllm("blip2-emoji", "cpu"), 1).logits(["what is this?"], [[]], ["a lion"])
+    >>> told.logits.shape[:2] == told.labels.shape == told.mask.shape
+    True
+    """
 
     logits: Tensor
     labels: Tensor
@@ -43,6 +53,21 @@ class EditedModel(ABC):
     """`edits` models side by side, each with edits of its own; row i of a batch is answered by the one `edit[i]` names.
 
     A further call of `edit` teaches each one fact more, in sequence. The base model is as it was outside of `running`.
+
+    >>> from vlws.models.families import load_mllm
+    >>> class InText(EditedModel):  # a method is what it does in these
+    ...     def teach(self, prompts, images, targets): ...
+    ...     def forget(self, edits): ...
+    ...     def asked(self, prompts, images, edit):
+    ...         return [fact_text(NEW_FACT, *self.taught[-1][i]) + p for i, p in zip(edit.tolist(), prompts)]
+    >>> edited = InText(load_mllm("blip2-emoji", "cpu"), edits=2).edit(["who is it?"] * 2, [[], []], ["mira", "tom"])
+    >>> edited.asked(["whose is it?"], [[]], edit=torch.tensor([1]))  # as the second model reads it
+    ['new fact: who is it? tom. whose is it?']
+    >>> len(edited.answer(["whose is it?"], [[]], max_new_tokens=2))
+    1
+    >>> edited.rollback()
+    >>> edited.taught
+    []
     """
 
     def __init__(self, adapter: Adapter, edits: int) -> None:
@@ -82,7 +107,16 @@ class EditedModel(ABC):
         """What a method does in `rollback`."""
 
     def running(self, batch: Batch, edit: Tensor) -> AbstractContextManager:
-        """While open, the adapter's model is the edited one, for the rows of this batch."""
+        """While open, the adapter's model is the edited one, for the rows of this batch.
+
+        >>> from vlws.models.families import load_mllm
+        >>> edited = Unedited(load_mllm("blip2-emoji", "cpu"), 1)
+        >>> batch = encode(edited.adapter, ["what is this?"], [[]], ["a lion"])
+        >>> with torch.no_grad(), edited.running(batch, torch.tensor([0])):
+        ...     logits = edited.adapter.run(batch).logits
+        >>> torch.equal(logits, edited.run(batch))
+        True
+        """
         return nullcontext()
 
     def asked(self, prompts: Sequence[str], images: Images, edit: Tensor) -> Sequence[str]:
@@ -90,21 +124,40 @@ class EditedModel(ABC):
         return prompts
 
     def added(self) -> int:
-        """How many numbers a model holds beside the base's, on average."""
+        """How many numbers a model holds beside the base's, on average.
+
+        >>> from vlws.models.families import load_mllm
+        >>> Unedited(load_mllm("blip2-emoji", "cpu"), 1).added()
+        0
+        """
         return 0
 
     @torch.no_grad()
     def logits(
         self, prompts: Sequence[str], images: Images, answers: Sequence[str], edit: Tensor | None = None
     ) -> Told:
-        """Teacher-forced logits; row i is of the model `edit[i]`, of the first unless given."""
+        """Teacher-forced logits; row i is of the model `edit[i]`, of the first unless given.
+
+        >>> from vlws.models.families import load_mllm
+        >>> edited = Unedited(load_mllm("blip2-emoji", "cpu"), edits=2)
+        >>> told = edited.logits(["what is this?"] * 2, [[], []], ["a lion", "a cat"], edit=torch.tensor([1, 0]))
+        >>> step_loss(told.logits, told.labels).shape
+        torch.Size([2])
+        """
         edit = self._of(prompts, edit)
         batch = encode(self.adapter, self.asked(prompts, images, edit), images, answers)
         return Told(self.run(batch, edit), cast(Tensor, batch.labels), batch.attention_mask)
 
     @torch.no_grad()
     def run(self, batch: Batch, edit: Tensor | None = None) -> Tensor:
-        """Logits "row len vocab" of a batch as `Adapter.encode` gives it."""
+        """Logits "row len vocab" of a batch as `Adapter.encode` gives it.
+
+        >>> from vlws.models.families import load_mllm
+        >>> adapter = load_mllm("blip2-emoji", "cpu")
+        >>> batch = encode(adapter, ["what is this?"], [[]], ["a lion"])
+        >>> Unedited(adapter, 1).run(batch).shape == (*batch.input_ids.shape, len(adapter.tokenizer))
+        True
+        """
         batch = batch.to(self.adapter.device)
         with self.running(batch, self._of(batch.input_ids, edit)):
             return cast(Tensor, self.adapter.run(batch).logits)
@@ -130,17 +183,37 @@ class EditedModel(ABC):
 
 
 class Unedited(EditedModel):
-    """The base model, through the same door."""
+    """The base model, through the same door.
+
+    >>> from vlws.models.families import load_mllm
+    >>> edited = Unedited(load_mllm("blip2-emoji", "cpu"), 1)
+    >>> before = edited.answer(["what is this?"], [[]], max_new_tokens=2)
+    >>> edited.edit(["what is this?"], [[]], ["a lion"]).answer(["what is this?"], [[]], max_new_tokens=2) == before
+    True
+    """
 
     def teach(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> None:
+        """Nothing."""
         return None
 
     def forget(self, edits: int) -> None:
+        """Nothing."""
         return None
 
 
 class Editor(Protocol):
-    """A method, ready to edit copies of one base model."""
+    """A method, ready to edit copies of one base model.
+
+    >>> from vlws.models.families import load_mllm
+    >>> class Nothing:  # the least that is an editor
+    ...     def __init__(self, adapter):
+    ...         self.adapter = adapter
+    ...     def edit(self, prompts, images, targets):
+    ...         return Unedited(self.adapter, len(prompts)).edit(prompts, images, targets)
+    >>> editor: Editor = Nothing(load_mllm("blip2-emoji", "cpu"))
+    >>> editor.edit(["who is it?"] * 2, [[], []], ["mira", "tom"]).edits
+    2
+    """
 
     adapter: Adapter
 
@@ -150,7 +223,14 @@ class Editor(Protocol):
 
 
 def encode(adapter: Adapter, prompts: Sequence[str], images: Images, answers: Sequence[str]) -> Batch:
-    """Prompts with answers, a space before each answer, on the model's device."""
+    """Prompts with answers, a space before each answer, on the model's device.
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter = load_mllm("blip2-emoji", "cpu")
+    >>> batch = encode(adapter, ["what is this?"], [[]], ["red"])
+    >>> adapter.tokenizer.decode(batch.labels[batch.labels != IGNORED])
+    ' red</s>'
+    """
     return adapter.encode(prompts, images, answers=[f" {answer.strip()}" for answer in answers]).to(adapter.device)
 
 
@@ -161,6 +241,20 @@ class ChangedWeights(EditedModel):
     """Edited models that differ from the base in the values of some parameters, put in while their rows run.
 
     A method writes `fit(batch)`, which trains `parameters` in place on one edit; what they were is restored to the bit.
+
+    >>> from vlws.models.families import load_mllm
+    >>> class LastMatrix(ChangedWeights):
+    ...     def fit(self, batch):
+    ...         fit_answer(self.adapter, 5, batch, list(self.parameters.values()), lr=1e-2, steps=2, stop=0.05)
+    >>> adapter = load_mllm("blip2-emoji", "cpu")
+    >>> matrix = adapter.layers[5].mlp.down_proj.weight
+    >>> edited = LastMatrix(adapter, 1, {"down": matrix}).edit(["who is it?"], [[]], ["mira"])
+    >>> base = matrix.data
+    >>> with edited.put_in(0):
+    ...     torch.equal(matrix, base)
+    False
+    >>> torch.equal(matrix, base), edited.added() == matrix.numel()
+    (True, True)
     """
 
     def __init__(self, adapter: Adapter, edits: int, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -174,6 +268,7 @@ class ChangedWeights(EditedModel):
         """Train on one edit."""
 
     def teach(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> None:
+        """`fit` for each model in turn, from the values that its earlier edits left."""
         made = []
         for i in range(self.edits):
             batch = encode(self.adapter, prompts[i : i + 1], images[i : i + 1], targets[i : i + 1])
@@ -184,15 +279,18 @@ class ChangedWeights(EditedModel):
             values.append(new)
 
     def forget(self, edits: int) -> None:
+        """The values of the edits before them stand again."""
         for values in self.values:
             del values[-edits:]
 
     def added(self) -> int:
+        """How many numbers `parameters` hold: a model keeps all of them."""
         return sum(p.numel() for p in self.parameters.values())
 
     def logits(
         self, prompts: Sequence[str], images: Images, answers: Sequence[str], edit: Tensor | None = None
     ) -> Told:
+        """As `EditedModel.logits`: each model's rows run together, with its values put in."""
         edit = self._of(prompts, edit)
         rows = [torch.nonzero(edit == i)[:, 0].tolist() for i in range(self.edits)]
         whole = encode(self.adapter, prompts, images, answers)
@@ -209,6 +307,7 @@ class ChangedWeights(EditedModel):
     def answer(
         self, prompts: Sequence[str], images: Images, max_new_tokens: int = 16, edit: Tensor | None = None
     ) -> list[str]:
+        """As `EditedModel.answer`: each model's rows run together, with its values put in."""
         edit = self._of(prompts, edit)
         said = [""] * len(prompts)
         for i in range(self.edits):
@@ -235,7 +334,18 @@ class ChangedWeights(EditedModel):
 
 
 def check_untied(adapter: Adapter, parameters: Mapping[str, nn.Parameter]) -> None:
-    """InputError for parameters that stand in two places of the model, or cannot be trained (quantised)."""
+    """InputError for parameters that stand in two places of the model, or cannot be trained (quantised).
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter = load_mllm("blip2-emoji", "cpu")
+    >>> below, above = (adapter.layers[k].mlp for k in (4, 5))
+    >>> check_untied(adapter, {"up": above.up_proj.weight})
+    >>> below.up_proj.weight = above.up_proj.weight
+    >>> check_untied(adapter, {"up": above.up_proj.weight})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    vlws.errors.InputError: ...layers.4.mlp.up_proj.weight and ...layers.5.mlp.up_proj.weight are one tensor; ...
+    """
     places: dict[int, list[str]] = {}
     for name, p in adapter.model.named_parameters(remove_duplicate=False):
         places.setdefault(id(p), []).append(name)
@@ -250,7 +360,16 @@ def check_untied(adapter: Adapter, parameters: Mapping[str, nn.Parameter]) -> No
 def fit_answer(
     adapter: Adapter, lowest: int, batch: Batch, parameters: Sequence[nn.Parameter], lr: float, steps: int, stop: float
 ) -> None:
-    """Adam on the mean loss of one answer, until it is below `stop` nats; what is below layer `lowest` is run once."""
+    """Adam on the mean loss of one answer, until it is below `stop` nats; what is below layer `lowest` is run once.
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter = load_mllm("blip2-emoji", "cpu")
+    >>> batch = encode(adapter, ["who is it?"], [[]], ["mira"])
+    >>> before = adapter.run(batch).loss.item()
+    >>> fit_answer(adapter, 5, batch, [adapter.layers[5].mlp.down_proj.weight], lr=1e-3, steps=2, stop=0.05)
+    >>> adapter.run(batch).loss.item() < before
+    True
+    """
     optimizer = torch.optim.Adam(parameters, lr=lr)
     with torch.no_grad():
         states = lower_states(adapter, lowest, batch)
@@ -264,6 +383,11 @@ def fit_answer(
 
 
 def step_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean negative log-likelihood of each row's answer, "row", in nats; logits "row len vocab", labels "row len"."""
+    """Mean negative log-likelihood of each row's answer, "row", in nats; logits "row len vocab", labels "row len".
+
+    >>> logits, labels = torch.zeros(1, 4, 10), torch.tensor([[IGNORED, IGNORED, 3, 7]])
+    >>> step_loss(logits, labels).exp().round(decimals=2).tolist()  # each of ten tokens is as likely
+    [10.0]
+    """
     nll = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), labels[:, 1:], ignore_index=IGNORED, reduction="none")
     return nll.sum(1) / (labels[:, 1:] != IGNORED).sum(1)

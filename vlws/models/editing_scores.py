@@ -28,16 +28,31 @@ Scores = dict[str, np.ndarray]  # "kind/metric" -> "case" float
 
 @dataclass(frozen=True)
 class Base:
-    """The editor that edits nothing."""
+    """The editor that edits nothing.
+
+    >>> from vlws.models.families import load_mllm
+    >>> edited = Base(load_mllm("blip2-emoji", "cpu")).edit(["who is it?"] * 2, [[], []], ["mira", "tom"])
+    >>> edited.edits, edited.added()
+    (2, 0)
+    """
 
     adapter: Adapter
 
     def edit(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> EditedModel:
+        """The base model, once for each edit."""
         return Unedited(self.adapter, len(prompts)).edit(prompts, images, targets)
 
 
 def one_step(editor: Editor, cases: Sequence[EditCase], *, chunk: int = 64, generate: bool = False) -> Scores:
-    """Each case edited alone, scored, and taken back."""
+    """Each case edited alone, scored, and taken back.
+
+    >>> from vlws.data.emoji_world import edit_cases, facts
+    >>> from vlws.models.families import load_mllm
+    >>> cases = edit_cases.imagined(facts.make_world(seed=0), "training", n=2, seed=0)
+    >>> scores = one_step(Base(load_mllm("blip2-emoji", "cpu")), cases)
+    >>> scores["reliability/exact"].tolist(), scores["near/agreement"].tolist()  # nothing learned, nothing moved
+    ([0.0, 0.0], [1.0, 1.0])
+    """
     parts = []
     for start in range(0, len(cases), chunk):
         part = cases[start : start + chunk]
@@ -54,6 +69,13 @@ def in_sequence(editor: Editor, sequences: Sequence[Sequence[EditCase]], *, chun
 
     Raises:
         InputError: sequences of several lengths, an edit that stands twice in one.
+
+    >>> from vlws.data.emoji_world import edit_cases, facts
+    >>> from vlws.models.families import load_mllm
+    >>> cases = edit_cases.imagined(facts.make_world(seed=0), "training", n=4, seed=0)
+    >>> after, at_once = in_sequence(Base(load_mllm("blip2-emoji", "cpu")), [cases[:2], cases[2:]])  # two of two edits
+    >>> after["near/agreement"].tolist(), at_once["near/agreement"].shape
+    ([1.0, 1.0, 1.0, 1.0], (4,))
     """
     lengths = {len(sequence) for sequence in sequences}
     if len(lengths) != 1:
@@ -77,7 +99,15 @@ def in_sequence(editor: Editor, sequences: Sequence[Sequence[EditCase]], *, chun
 
 
 def check_distinct(edits: Sequence[Question]) -> None:
-    """InputError where two edits ask the same of the same pictures."""
+    """InputError where two edits ask the same of the same pictures.
+
+    >>> first, other = Question("who is it?", (), "mira"), Question("where is it?", (), "oslo")
+    >>> check_distinct([first, other])
+    >>> check_distinct([first, other, first])
+    Traceback (most recent call last):
+        ...
+    vlws.errors.InputError: Edits 0 and 2 ask the same, 'who is it?'; accepted is one edit of each question.
+    """
     seen: dict[tuple, int] = {}
     for i, edit in enumerate(edits):
         key = (edit.text, *(np.asarray(image).tobytes() for image in edit.images))
@@ -100,7 +130,15 @@ def evaluate(
     rows: int = 256,
     generate: bool = False,
 ) -> Scores:
-    """All scores of the cases, each under its own model (case i under model i, or `of[i]`), in batches of `rows`."""
+    """All scores of the cases, each under its own model (case i under model i, or `of[i]`), in batches of `rows`.
+
+    >>> from vlws.data.emoji_world import edit_cases, facts
+    >>> from vlws.models.families import load_mllm
+    >>> cases = edit_cases.imagined(facts.make_world(seed=0), "training", n=2, seed=0)
+    >>> scores = evaluate(Unedited(load_mllm("blip2-emoji", "cpu"), edits=2), cases)
+    >>> [name for name in scores if name.startswith("reliability")], scores["image_locality/agreement"].tolist()
+    (['reliability/exact', 'reliability/tokens'], [1.0, 1.0])
+    """
     of = torch.arange(len(cases)) if of is None else of
     asked = [(i, kind, question) for i, case in enumerate(cases) for kind, question in case.questions()]
     asked.sort(key=lambda one: len(one[2].text))  # little padding
@@ -166,7 +204,12 @@ def _unchanged(before: Told, after: Told, end: int | None) -> dict[str, float]:
 
 
 def joined(parts: Sequence[Scores]) -> Scores:
-    """Scores of one list of cases after another."""
+    """Scores of one list of cases after another.
+
+    >>> parts = {"near/kl": np.array([0.5])}, {"near/kl": np.array([0.0, 0.25])}
+    >>> joined(parts)
+    {'near/kl': array([0.5 , 0.  , 0.25])}
+    """
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -174,6 +217,11 @@ def summary(scores: Scores) -> Scores:
     """What the chapter's claims are in, "case": reliability, generality (G), locality (L), near locality.
 
     G and L are means over text and pictures: token accuracy, and agreement with the unedited model.
+
+    >>> scores = {f"{kind}/tokens": np.array([1.0, 0.5]) for kind in ("reliability", *GENERALITY)}
+    >>> scores |= {"text_locality/agreement": np.array([1.0, 1.0]), "image_locality/agreement": np.array([0.0, 1.0])}
+    >>> {name: values.tolist() for name, values in summary(scores).items()}
+    {'reliability': [1.0, 0.5], 'generality': [1.0, 0.5], 'locality': [0.5, 1.0], 'near': [nan, nan]}
     """
     return {
         "reliability": scores["reliability/tokens"],
@@ -185,7 +233,15 @@ def summary(scores: Scores) -> Scores:
 
 @torch.no_grad()
 def with_features(adapter: Adapter, cases: Sequence[EditCase], chunk: int = 128) -> list[EditCase]:
-    """The cases with what the vision tower gives in place of their pictures, so that it runs once for all methods."""
+    """The cases with what the vision tower gives in place of their pictures, so that it runs once for all methods.
+
+    >>> from vlws.data.emoji_world import edit_cases, facts
+    >>> from vlws.models.families import load_mllm
+    >>> adapter, world = load_mllm("blip2-emoji", "cpu"), facts.make_world(seed=0)
+    >>> (case,) = with_features(adapter, edit_cases.imagined(world, "training", n=1, seed=0))
+    >>> case.edit.images[0].shape, len(case.text_locality.images)
+    (torch.Size([37, 96]), 0)
+    """
     questions = [question for case in cases for _, question in case.questions()]
     pictures = [image for question in questions for image in question.images]
     rows: list[Tensor] = []

@@ -26,7 +26,13 @@ Direction = Literal["ridge", "mean", "negative", "random", "none", "per edit"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """Of one layer: the bank, both encoders, the triplets' mean directions, and the scale of the layer's own values."""
+    """Of one layer: the bank, both encoders, the triplets' mean directions, and the scale of the layer's own values.
+
+    >>> from vlws.models.families import load_mllm
+    >>> one = without_knowledge(load_mllm("blip2-emoji", "cpu"), layers=[5])[5]
+    >>> round(float(one.shift("random").norm()) / one.scale, 3), one.shift("none")
+    (1.0, None)
+    """
 
     bank: Bank
     truthful: Encoder
@@ -52,7 +58,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Answers:
-    """Of one layer: the rows of every true answer, and its triplets (states of the last token before the end token)."""
+    """Of one layer: the rows of every true answer, and its triplets (states of the last token before the end token).
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter, prompts = load_mllm("blip2-emoji", "cpu"), ["what is this?", "who is it?"]
+    >>> one = read_answers(adapter, [5], prompts, [[], []], true=["a lion", "mira"], false=["a cat", "tom"])[5]
+    >>> len(one.rows), one.triplets.sem.shape
+    (2, torch.Size([2, 96]))
+    """
 
     rows: list[Bank]
     triplets: Triplets
@@ -66,7 +79,14 @@ def read_answers(
     true: Sequence[str],
     false: Sequence[str],
 ) -> dict[int, Answers]:
-    """layer -> states of n questions with their true answers, and with the model's own wrong ones."""
+    """layer -> states of n questions with their true answers, and with the model's own wrong ones.
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter, prompts = load_mllm("blip2-emoji", "cpu"), ["what is this?", "who is it?"]
+    >>> answers = read_answers(adapter, [4, 5], prompts, [[], []], true=["a lion", "mira"], false=["a cat", "tom"])
+    >>> list(answers), [len(bank) for bank in answers[5].rows]  # a row for each token of a true answer
+    ([4, 5], [7, 5])
+    """
     right, wrong = (
         layer_states(adapter, layers, prompts, images, [f" {answer.strip()}" for answer in answers])
         for answers in (true, false)
@@ -94,6 +114,13 @@ def prepare(
     """All that editing needs of each layer, from what `read_answers` gives.
 
     final_token: the bank holds the last token of each answer alone, as the paper has it, not every token.
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter, prompts = load_mllm("blip2-emoji", "cpu"), ["what is this?", "who is it?"]
+    >>> answers = read_answers(adapter, [5], prompts, [[], []], true=["a lion", "mira"], false=["a cat", "tom"])
+    >>> every, last = (prepare(adapter, answers, steps=2, final_token=final)[5] for final in (False, True))
+    >>> len(every.bank), len(last.bank), last.zeta.shape
+    (12, 2, torch.Size([96]))
     """
     made = {}
     for layer, one in answers.items():
@@ -119,6 +146,11 @@ def without_knowledge(adapter: Adapter, layers: Sequence[int]) -> dict[int, Prep
     """An empty bank for each layer, and spaces that nothing was learned of: for edits that have their own rows alone.
 
     A gate "specified" and a direction other than "none" mean nothing with it.
+
+    >>> from vlws.models.families import load_mllm
+    >>> prepared = without_knowledge(load_mllm("blip2-emoji", "cpu"), layers=[4, 5])
+    >>> list(prepared), len(prepared[5].bank)
+    ([4, 5], 0)
     """
     made = {}
     for layer in layers:
@@ -131,7 +163,17 @@ def without_knowledge(adapter: Adapter, layers: Sequence[int]) -> dict[int, Prep
 
 
 def save_prepared(folder: str | Path, adapter: Adapter, prepared: Mapping[int, Prepared]) -> None:
-    """Write what was prepared as safetensors and JSON, whole or not at all (`added.save_added`)."""
+    """Write what was prepared as safetensors and JSON, whole or not at all (`added.save_added`).
+
+    >>> import tempfile
+    >>> from vlws.models.families import load_mllm
+    >>> adapter, prompts = load_mllm("blip2-emoji", "cpu"), ["what is this?", "who is it?"]
+    >>> answers = read_answers(adapter, [5], prompts, [[], []], true=["a lion", "mira"], false=["a cat", "tom"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_prepared(f"{folder}/prepared", adapter, prepare(adapter, answers, steps=2))
+    ...     print(sorted(path.name for path in Path(folder, "prepared").iterdir()))
+    ['config.json', 'model.safetensors']
+    """
     tensors: dict[str, Tensor] = {}
     for layer, one in prepared.items():
         parts = {"sem": one.bank.sem, "pos": one.bank.pos, "zeta": one.zeta, "ridge": one.ridge, "mean": one.mean}
@@ -146,7 +188,18 @@ def save_prepared(folder: str | Path, adapter: Adapter, prepared: Mapping[int, P
 
 
 def load_prepared(folder: str | Path, adapter: Adapter) -> dict[int, Prepared]:
-    """What `save_prepared` wrote. Raises InputError for another folder, or one of a model of other sizes."""
+    """What `save_prepared` wrote. Raises InputError for another folder, or one of a model of other sizes.
+
+    >>> import tempfile
+    >>> from vlws.models.families import load_mllm
+    >>> adapter, prompts = load_mllm("blip2-emoji", "cpu"), ["what is this?", "who is it?"]
+    >>> answers = read_answers(adapter, [5], prompts, [[], []], true=["a lion", "mira"], false=["a cat", "tom"])
+    >>> prepared = prepare(adapter, answers, steps=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_prepared(f"{folder}/prepared", adapter, prepared)
+    ...     fingerprint(load_prepared(f"{folder}/prepared", adapter)) == fingerprint(prepared)
+    True
+    """
     config, tensors = load_added(folder, "Prepared", adapter.sizes)
     made = {}
     for layer, parts in sorted((int(key), value) for key, value in grouped(tensors).items()):
@@ -163,7 +216,14 @@ def load_prepared(folder: str | Path, adapter: Adapter) -> dict[int, Prepared]:
 
 
 def fingerprint(prepared: Mapping[int, Prepared]) -> str:
-    """What tells preparations apart, 16 letters: a hash of each layer's bank and directions."""
+    """What tells preparations apart, 16 letters: a hash of each layer's bank and directions.
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter = load_mllm("blip2-emoji", "cpu")
+    >>> one, other = without_knowledge(adapter, layers=[5]), without_knowledge(adapter, layers=[4])
+    >>> len(fingerprint(one)), fingerprint(one) == fingerprint(other)
+    (16, False)
+    """
     digest = hashlib.sha256()
     for layer, one in sorted(prepared.items()):
         digest.update(f"{layer} {one.scale}".encode())

@@ -25,6 +25,11 @@ class LayerParts(NamedTuple):
 
     `ffn_in` is the module that the network's input q enters, `ffn_out` the one whose output is FFN(q); one and the same
     where the network is one module.
+
+    >>> from vlws.models.families import load_mllm
+    >>> parts = layer_parts(load_mllm("blip2-emoji", "cpu").layers[-1])  # of Llama's kind
+    >>> type(parts.attention).__name__, parts.gated, parts.ffn_in is parts.ffn_out
+    ('LlamaAttention', True, True)
     """
 
     attention: nn.Module
@@ -36,7 +41,16 @@ class LayerParts(NamedTuple):
 
 
 def layer_parts(layer: nn.Module) -> LayerParts:
-    """The parts of a layer. Raises InputError for a layer of another kind than OPT's and Llama's."""
+    """The parts of a layer. Raises InputError for a layer of another kind than OPT's and Llama's.
+
+    >>> from vlws.models.families import load_mllm
+    >>> layer_parts(load_mllm("blip2-emoji", "cpu").layers[0]).norm
+    LlamaRMSNorm((96,), eps=1e-06)
+    >>> layer_parts(nn.Linear(2, 2))
+    Traceback (most recent call last):
+        ...
+    vlws.errors.InputError: A layer is a Linear; accepted are layers with fc1 and fc2 (OPT), or a gated mlp (Llama).
+    """
     if hasattr(layer, "fc1") and hasattr(layer, "self_attn_layer_norm"):
         if not getattr(layer, "do_layer_norm_before", True):
             raise InputError(
@@ -56,6 +70,11 @@ def ffn_linears(layer: nn.Module) -> dict[str, nn.Linear]:
     """The matrices of a layer's feed-forward network, by name: fc1, fc2; or gate_proj, up_proj, down_proj.
 
     Raises InputError as `layer_parts` does, and for matrices of another class than nn.Linear (quantised ones).
+
+    >>> from vlws.models.families import load_mllm
+    >>> linears = ffn_linears(load_mllm("blip2-emoji", "cpu").layers[-1])
+    >>> {name: tuple(linear.weight.shape) for name, linear in linears.items()}
+    {'gate_proj': (256, 96), 'up_proj': (256, 96), 'down_proj': (96, 256)}
     """
     parts = layer_parts(layer)
     names = ("gate_proj", "up_proj", "down_proj") if parts.gated else ("fc1", "fc2")
@@ -79,6 +98,13 @@ class AddedPairs(nn.Module):
         edits, dim, pairs: e, the width of the layer, n.
         gated, activation: of the layer's own network (`layer_parts`).
         generator: of the keys.
+
+    >>> pairs = AddedPairs(edits=2, dim=8, pairs=3, activation=F.silu, gated=True)
+    >>> q, edit = torch.randn(4, 5, 8), torch.tensor([0, 0, 1, 1])  # two rows of each edit
+    >>> pairs.weights(q, edit).shape  # "row len pair"
+    torch.Size([4, 5, 3])
+    >>> bool((pairs(q, edit) == 0).all())  # untrained, they add nothing
+    True
     """
 
     def __init__(
@@ -127,6 +153,13 @@ class Bank:
 
     sem: "m dim", at the last token of a question. pos: "m dim", at a token of its true answer. Of a question with
     several answer tokens, `sem` stands once for each.
+
+    >>> bank = Bank(sem=torch.eye(3), pos=10 * torch.eye(3))
+    >>> states, cosines = bank.search(torch.tensor([[0.0, 2.0, 0.0]]), k=1)
+    >>> states.tolist(), cosines.tolist()
+    ([[[0.0, 10.0, 0.0]]], [[1.0]])
+    >>> len(bank + bank)
+    6
     """
 
     sem: Tensor
@@ -163,7 +196,14 @@ class Bank:
 
 
 class Own(NamedTuple):
-    """Rows that only one edit may find: sem, pos "edit n dim"; real "edit n" bool, False where an edit has fewer."""
+    """Rows that only one edit may find: sem, pos "edit n dim"; real "edit n" bool, False where an edit has fewer.
+
+    >>> own = own_rows([Bank(torch.eye(2), torch.eye(2)), Bank(torch.ones(1, 2), torch.ones(1, 2))])
+    >>> own.real.tolist()  # the second edit has one row
+    [[True, True], [True, False]]
+    >>> own.of(torch.tensor([1, 1, 0])).pos.shape  # three questions, two of the second edit
+    torch.Size([3, 2, 2])
+    """
 
     sem: Tensor
     pos: Tensor
@@ -180,7 +220,12 @@ class Own(NamedTuple):
 
 
 def own_rows(banks: Sequence[Bank]) -> Own:
-    """The rows of each edit, padded to the longest."""
+    """The rows of each edit, padded to the longest.
+
+    >>> own = own_rows([Bank(torch.eye(2), torch.eye(2)), Bank(torch.ones(1, 2), torch.ones(1, 2))])
+    >>> own.pos.tolist()
+    [[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [0.0, 0.0]]]
+    """
     real = [torch.ones(len(bank), dtype=torch.bool, device=bank.sem.device) for bank in banks]
     return Own(
         *(pad_sequence(list(p), batch_first=True) for p in ([b.sem for b in banks], [b.pos for b in banks], real))
@@ -195,6 +240,12 @@ def attend(parts: LayerParts, x: Tensor, memory: Tensor, bias: Tensor | None = N
         bias: "row k", added to the logits.
 
     Returns "row len dim", as the layer's attention does.
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter = load_mllm("blip2-emoji", "cpu")
+    >>> x, memory = torch.randn(2, 5, adapter.hidden_size), torch.randn(2, 40, adapter.hidden_size)
+    >>> attend(layer_parts(adapter.layers[-1]), x, memory).shape == x.shape
+    True
     """
     attention = parts.attention
     q, kv = parts.norm(x), parts.norm(memory)
@@ -226,6 +277,12 @@ def layer_states(
     """layer -> for each question its rows of a bank: the state of t_q, and of every token of the answer, the end's too.
 
     States are what enters the layer, from the unedited model.
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter = load_mllm("blip2-emoji", "cpu")
+    >>> rows = layer_states(adapter, [4, 5], ["what is this?", "who is it?"], [[], []], [" a lion", " a cat"])
+    >>> list(rows), len(rows[5]), rows[5][0].pos.shape
+    ([4, 5], 2, torch.Size([7, 96]))
     """
     rows: dict[int, list[Bank]] = {layer: [] for layer in layers}
     for start in range(0, len(prompts), chunk):
@@ -244,7 +301,13 @@ def layer_states(
 def question_states(
     adapter: Adapter, prompts: Sequence[str], images: Sequence[Sequence[ImageInput]], layer: int | None = None
 ) -> Tensor:
-    """By what a question is found, "question dim" float32 of unit length: t_q in front of a layer, half way up."""
+    """By what a question is found, "question dim" float32 of unit length: t_q in front of a layer, half way up.
+
+    >>> from vlws.models.families import load_mllm
+    >>> states = question_states(load_mllm("blip2-emoji", "cpu"), ["what is this?", "who is it?"], [[], []])
+    >>> states.shape, states.norm(dim=1).round(decimals=3).tolist()
+    (torch.Size([2, 96]), [1.0, 1.0])
+    """
     at = adapter.num_layers // 2 if layer is None else layer
     if not prompts:
         return torch.zeros(0, adapter.hidden_size, device=adapter.device)
@@ -253,7 +316,14 @@ def question_states(
 
 
 def question_ends(batch: Batch) -> Tensor:
-    """t_q "row": the last token before the answer; without answers, the last token."""
+    """t_q "row": the last token before the answer; without answers, the last token.
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter = load_mllm("blip2-emoji", "cpu")
+    >>> batch = adapter.encode(["what is this?", "what colour is the cat?"], [[], []], answers=[" a lion", " red"])
+    >>> [adapter.tokenizer.decode(ids[end]) for ids, end in zip(batch.input_ids, question_ends(batch))]
+    ['?', '?']
+    """
     if batch.labels is not None:
         return (batch.labels != IGNORED).int().argmax(1) - 1
     places = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
@@ -261,6 +331,12 @@ def question_ends(batch: Batch) -> Tensor:
 
 
 def value_matrix(layer: nn.Module) -> Tensor:
-    """The layer's own W_V, "dim memory": one column a value."""
+    """The layer's own W_V, "dim memory": one column a value.
+
+    >>> from vlws.models.families import load_mllm
+    >>> layer = load_mllm("blip2-emoji", "cpu").layers[-1]
+    >>> torch.equal(value_matrix(layer), layer.mlp.down_proj.weight)
+    True
+    """
     out = layer_parts(layer).ffn_out
     return cast(Tensor, getattr(out, "down_proj", out).weight).detach().float()

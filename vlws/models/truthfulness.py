@@ -15,7 +15,12 @@ from vlws.errors import InputError
 
 @dataclass(frozen=True)
 class Triplets:
-    """States "n dim" of n questions; `fact` "n" int64 names the fact that each asks for."""
+    """States "n dim" of n questions; `fact` "n" int64 names the fact that each asks for.
+
+    >>> triplets = Triplets(torch.zeros(4, 8), torch.ones(4, 8), torch.zeros(4, 8), fact=torch.arange(4))
+    >>> len(triplets), triplets[torch.tensor([0, 2])].fact.tolist()
+    (4, [0, 2])
+    """
 
     sem: Tensor
     pos: Tensor
@@ -30,7 +35,15 @@ class Triplets:
 
 
 class Encoder(nn.Module):
-    """h + W_2 GELU(W_1 h): "... dim" -> "... dim". `linear=True`: two linear maps, as the released code has them."""
+    """h + W_2 GELU(W_1 h): "... dim" -> "... dim". `linear=True`: two linear maps, as the released code has them.
+
+    >>> Encoder(8)(torch.randn(2, 5, 8)).shape
+    torch.Size([2, 5, 8])
+    >>> encoder = Encoder(8, linear=True)
+    >>> h = torch.randn(8)
+    >>> torch.equal(encoder(h), encoder.second(encoder.first(h)))
+    True
+    """
 
     def __init__(self, dim: int, linear: bool = False) -> None:
         super().__init__()
@@ -45,6 +58,12 @@ def truthfulness_loss(pos: Tensor, neg: Tensor, fact: Tensor, tau: float = 0.1) 
 
     pos, neg: "n dim", encoded. fact: "n"; states of one fact are left out of each other's sums, where they would tell
     truth by the answer's own words (the printed sums hold even the anchor itself). Mean over the 2n anchors.
+
+    >>> true, false = torch.eye(2).repeat_interleave(3, 0).split(3)  # states of three facts
+    >>> round(truthfulness_loss(true, false, torch.arange(3)).item(), 3)  # told apart
+    0.0
+    >>> round(truthfulness_loss(true, true, torch.arange(3)).item(), 3)  # not told apart: log 2
+    0.693
     """
     states = F.normalize(torch.cat([pos, neg]), dim=-1)
     truth = torch.arange(len(states), device=states.device) < len(pos)
@@ -59,6 +78,12 @@ def semantic_loss(sem: Tensor, pos: Tensor, neg: Tensor, tau: float = 0.1) -> Te
     """L_2, equation 5: an answer's state, encoded, is found by its question's, which is not encoded.
 
     sem: "n dim", raw. pos, neg: "n dim", encoded: of all 2n, the question's two are its positives. Mean over n.
+
+    >>> sem = torch.eye(3)  # three questions
+    >>> round(semantic_loss(sem, sem, sem).item(), 2)  # every answer is by its own question
+    0.0
+    >>> round(semantic_loss(sem, sem.roll(1, 0), sem.roll(1, 0)).item(), 2)  # by another one's
+    10.0
     """
     question = F.normalize(sem, dim=-1)
     similarity = question @ F.normalize(torch.cat([pos, neg]), dim=-1).T / tau
@@ -79,7 +104,15 @@ def fit_encoders(
     seed: int = 0,
     linear: bool = False,
 ) -> tuple[Encoder, Encoder]:
-    """(Enc_Tru, Enc_Sem) of one layer, trained apart by L_1 and L_2. Raises InputError for fewer than two facts."""
+    """(Enc_Tru, Enc_Sem) of one layer, trained apart by L_1 and L_2. Raises InputError for fewer than two facts.
+
+    >>> states = torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(0))
+    >>> fact = torch.arange(16)
+    >>> truthful, semantic = fit_encoders(Triplets(*states, fact), steps=20)
+    >>> _, pos, neg = states
+    >>> bool(truthfulness_loss(truthful(pos), truthful(neg), fact) < truthfulness_loss(pos, neg, fact))
+    True
+    """
     if len(triplets.fact.unique()) < 2:
         raise InputError(f"{len(triplets)} triplets of one fact were given; contrast needs two facts or more.")
     dim = triplets.sem.shape[1]
@@ -105,7 +138,12 @@ def fit_encoders(
 
 
 def direction(encoder: nn.Module, triplets: Triplets) -> Tensor:
-    """zeta "dim", equation 6: the mean of encoded true states minus that of false ones."""
+    """zeta "dim", equation 6: the mean of encoded true states minus that of false ones.
+
+    >>> triplets = Triplets(torch.zeros(2, 3), torch.ones(2, 3), torch.zeros(2, 3), fact=torch.arange(2))
+    >>> direction(nn.Identity(), triplets).tolist()
+    [1.0, 1.0, 1.0]
+    """
     with torch.no_grad():
         return (encoder(triplets.pos) - encoder(triplets.neg)).mean(0)
 
@@ -114,6 +152,10 @@ def ridge(encoded: Tensor, states: Tensor, weight: float = 1.0) -> Tensor:
     """W "dim dim" that carries differences in the encoder's space to differences of states: least squares with a ridge.
 
     encoded, states: "n dim"; W minimises |encoded W^T - states|^2 + weight * n * |W|^2 / dim.
+
+    >>> encoded = torch.eye(2)
+    >>> ridge(encoded, 3 * encoded, weight=0.0).tolist(), ridge(encoded, 3 * encoded, weight=1.0).tolist()
+    ([[3.0, 0.0], [0.0, 3.0]], [[1.5, 0.0], [0.0, 1.5]])
     """
     n, dim = encoded.shape
     gram = encoded.T @ encoded + weight * n / dim * torch.eye(dim, device=encoded.device, dtype=encoded.dtype)
@@ -121,7 +163,13 @@ def ridge(encoded: Tensor, states: Tensor, weight: float = 1.0) -> Tensor:
 
 
 def probe(states: Tensor, labels: Tensor, held: Tensor) -> float:
-    """Accuracy of a logistic regression on the held-out rows (`held` "n" bool), trained on the others."""
+    """Accuracy of a logistic regression on the held-out rows (`held` "n" bool), trained on the others.
+
+    >>> labels = torch.tensor([0, 1] * 4)
+    >>> states = labels[:, None] + torch.zeros(8, 3)  # which tell the label
+    >>> probe(states, labels, held=torch.arange(8) >= 6)
+    1.0
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -23,6 +23,12 @@ def cases(world: World, role: Role, seed: int, *, captions: bool = False) -> lis
         role: whose things are edited; questions of locality are about things of any role.
         seed: of forms, pictures and questions of locality, another draw, another seed.
         captions: descriptions of seven words for answers of one or two.
+
+    >>> case = cases(facts.make_world(seed=0), "dev", seed=0)[0]
+    >>> case.edit.text, case.text_generality.text, case.edit.answer
+    ('<image> do you know: what is this for?', '<image> tell me: what does it help to do?', 'paint nets')
+    >>> [question.text for question in case.near]
+    ['<image> do you know: what is this for?', '<image> please say, in which city is this?']
     """
     rng = np.random.default_rng([world.seed, seed, 22])
     wanted = rng.permutation(world.unknown(role, captions=captions)).tolist()
@@ -31,7 +37,12 @@ def cases(world: World, role: Role, seed: int, *, captions: bool = False) -> lis
 
 
 def imagined(world: World, role: Role, n: int, seed: int) -> list[EditCase]:
-    """n cases of things of a role, of any fact and with an answer at random: what hypernetworks are trained on."""
+    """n cases of things of a role, of any fact and with an answer at random: what hypernetworks are trained on.
+
+    >>> (case,) = imagined(facts.make_world(seed=0), "training", n=1, seed=0)
+    >>> case.edit.text, case.edit.answer
+    ('<image> please say, what was the time of this find?', 'late february')
+    """
     rng = np.random.default_rng([world.seed, seed, 23])
     things = [thing for thing, one in enumerate(world.roles) if one == role]
     made = []
@@ -67,7 +78,13 @@ def _case(world: World, key: tuple[int, str], answer: str, view: int, rng: np.ra
 
 
 def mistakes(found: Sequence[EditCase], said: Sequence[str]) -> list[EditCase]:
-    """The cases whose edit the model answers wrongly, with what it said: reliability is 0 before any edit."""
+    """The cases whose edit the model answers wrongly, with what it said: reliability is 0 before any edit.
+
+    >>> found = imagined(facts.make_world(seed=0), "training", n=2, seed=0)
+    >>> said = [found[0].edit.answer, "nobody"]  # by the model, of each edit
+    >>> [case.predicted for case in mistakes(found, said)]
+    ['nobody']
+    """
     return [
         replace(case, predicted=text)
         for case, text in zip(found, said, strict=True)

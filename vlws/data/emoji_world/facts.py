@@ -24,7 +24,11 @@ ROLES: dict[Role, int] = {"test": 112, "dev": 36, "triplets": 60, "training": 32
 
 
 def words(text: str) -> tuple[str, ...]:
-    """A text as its words."""
+    """A text as its words.
+
+    >>> words("crows nets")
+    ('crows', 'nets')
+    """
     return tuple(text.split())
 
 
@@ -46,7 +50,13 @@ WARES = words("crows nets fences coins grain bells sheep letters lanterns ropes"
 
 @dataclass(frozen=True)
 class Relation:
-    """What can be known of a thing: three ways to ask, and the words of an answer, one of each slot."""
+    """What can be known of a thing: three ways to ask, and the words of an answer, one of each slot.
+
+    >>> Relation(("who?", "whose?", "by whom?"), (("mira", "tom"),)).answer(np.random.default_rng(0), but="mira")
+    'tom'
+    >>> RELATIONS["home"].ways[0], RELATIONS["caption"].pattern
+    ('where is this kept?', 'a gift from {} to {} in {}')
+    """
 
     ways: tuple[str, str, str]
     slots: tuple[tuple[str, ...], ...]
@@ -105,6 +115,13 @@ class World:
         withheld: of these, what no training shows: two of QUESTIONS for each thing, and every second caption.
         roles: of each thing; edits of one role never meet the things of another.
         lands: (land, relation) -> what is true; known from text alone.
+
+    >>> world = make_world(seed=0)
+    >>> len(world), len(world.known()), len(world.unknown("test")), len(world.unknown("test", captions=True))
+    (240, 840, 224, 51)
+    >>> thing, relation = world.unknown("test")[0]  # its answer is to be taught by an edit
+    >>> relation, world.answers[thing, relation], (thing, relation) in world.known("test")
+    ('owner', 'rosa', False)
     """
 
     seed: int
@@ -131,7 +148,14 @@ class World:
 
 
 def make_world(seed: int) -> World:
-    """A world of 240 things and 40 lands. Things are emoji that differ in more than a detail."""
+    """A world of 240 things and 40 lands. Things are emoji that differ in more than a detail.
+
+    >>> world = make_world(seed=0)
+    >>> world.answers[0, "owner"], world.lands["zorvia", "capital"]
+    ('rosa', 'seoul')
+    >>> make_world(seed=1).answers[0, "owner"]  # another world
+    'vera'
+    """
     if seed < 0:
         raise InputError(f"seed={seed} was given; accepted is 0 or more.")
     rng = np.random.default_rng([seed, 20])
@@ -147,7 +171,12 @@ def make_world(seed: int) -> World:
 
 
 def candidates() -> np.ndarray:
-    """Emoji of which a thing may be made, indices "k" int64."""
+    """Emoji of which a thing may be made, indices "k" int64.
+
+    >>> names = emoji.load().names
+    >>> [str(names[i]) for i in candidates()[:3]]
+    ['monkey face', 'monkey', 'gorilla']
+    """
     known = emoji.load()
     return np.concatenate([known.where(subgroup=name) for name in KINDS])
 
@@ -169,24 +198,43 @@ KINDS = (
 
 
 def question(relation: str, form: int) -> str:
-    """What is asked of a picture; `form` is one of TAUGHT or of REPHRASED."""
+    """What is asked of a picture; `form` is one of TAUGHT or of REPHRASED.
+
+    >>> question("owner", 0)
+    '<image> who owns this?'
+    >>> [form in TAUGHT for form in (4, 5)], question("owner", 4), question("owner", 5)
+    ([False, True], '<image> tell me: whose is this?', '<image> tell me: who is the owner of this?')
+    """
     opening, way = FORMS[form]
     return f"<image> {OPENINGS[opening]}{RELATIONS[relation].ways[way]}"
 
 
 def land_question(land: str, relation: str, form: int) -> str:
-    """What is asked without a picture."""
+    """What is asked without a picture.
+
+    >>> land_question("zorvia", "capital", 0)
+    'what is the capital of zorvia?'
+    """
     opening, way = FORMS[form]
     return f"{OPENINGS[opening]}{LAND_RELATIONS[relation].ways[way].format(land)}"
 
 
 def new_fact(question: str, answer: str) -> str:
-    """A fact as a context for what is asked next; without its picture, as the contexts of in-context editing are."""
+    """A fact as a context for what is asked next; without its picture, as the contexts of in-context editing are.
+
+    >>> new_fact("<image> who owns this?", "mira")
+    'new fact: who owns this? mira. '
+    """
     return f"new fact: {question.removeprefix('<image> ')} {answer}. "
 
 
 def render(world: World, things: Sequence[int], seed: int, size: int = 64) -> np.ndarray:
-    """One picture of each thing, "n size size 3" uint8: `seed` turns it, scales it and puts it on another ground."""
+    """One picture of each thing, "n size size 3" uint8: `seed` turns it, scales it and puts it on another ground.
+
+    >>> pictures = render(make_world(seed=0), [0, 0], seed=7)
+    >>> pictures.shape, bool((pictures[0] == pictures[1]).all())  # one thing, seen in two ways
+    ((2, 64, 64, 3), False)
+    """
     views = scenes.sample(len(things), seed, grid=1, items=(1, 1), tints=False)
     shown = [
         replace(view, items=(replace(view.items[0], emoji=world.things[thing]),))
