@@ -24,7 +24,6 @@ SCOPE += tuple(
     f"vlws.{name}" for name in ("stats", "experiment", "claims", "own", "train", "plots", "display", "verdicts")
 )
 NO_EXAMPLE = {  # module or name -> why it has none
-    "vlws.methods.baselines": "to come",
     "vlws.models.families.InstructBlipAdapter": "no small InstructBLIP ships; its steps are those of Adapter",
     "vlws.models.families.QwenVLAdapter": "no small Qwen2.5-VL ships; its steps are those of Adapter",
     "vlws.data.emoji_world.build.build": "reads a font and packages of Node that only the builder of the data has",

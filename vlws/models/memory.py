@@ -214,7 +214,12 @@ class Own(NamedTuple):
         return Own(*(part[edit] for part in self))
 
     def nearest(self, query: Tensor) -> Tensor:
-        """The largest cosine of each query "row dim" to the rows that it may find, "row"."""
+        """The largest cosine of each query "row dim" to the rows that it may find, "row".
+
+        >>> own = own_rows([Bank(torch.eye(2), torch.eye(2)), Bank(-torch.eye(2)[:1], torch.ones(1, 2))])
+        >>> own.nearest(torch.tensor([[3.0, 4.0], [3.0, 4.0]]))  # one query an edit; the second has one row
+        tensor([ 0.8000, -0.6000])
+        """
         cosine = F.cosine_similarity(query[:, None].float(), self.sem.float(), dim=-1)
         return cosine.masked_fill(~self.real, -torch.inf).amax(1)
 

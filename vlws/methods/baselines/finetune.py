@@ -13,7 +13,11 @@ from vlws.models.memory import ffn_linears
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """layers: how many, from the last; lr, steps of Adam; an edit is done below `stop` nats."""
+    """layers: how many, from the last; lr, steps of Adam; an edit is done below `stop` nats.
+
+    >>> FinetuneConfig(layers=2)
+    FinetuneConfig(layers=2, lr=0.001, steps=10, stop=0.05)
+    """
 
     layers: int = 1
     lr: float = 1e-3
@@ -22,7 +26,14 @@ class FinetuneConfig:
 
 
 class Finetune:
-    """The editor."""
+    """The editor.
+
+    >>> from vlws.models.families import load_mllm
+    >>> editor = Finetune(load_mllm("blip2-emoji", "cpu"), FinetuneConfig(steps=2))
+    >>> edited = editor.edit(["who is it?"], [[]], ["mira"])
+    >>> sorted(edited.parameters)
+    ['5.down_proj.weight', '5.gate_proj.weight', '5.up_proj.weight']
+    """
 
     def __init__(self, adapter: Adapter, config: FinetuneConfig | None = None) -> None:
         self.adapter, self.config = adapter, config or FinetuneConfig()
@@ -33,7 +44,18 @@ class Finetune:
 
 
 class Finetuned(ChangedWeights):
-    """Models whose last feed-forward networks were tuned."""
+    """Models whose last feed-forward networks were tuned.
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter = load_mllm("blip2-emoji", "cpu")
+    >>> asked, pictures, answers = ["who is it?"] * 2, [[], []], ["mira", "tom"]
+    >>> edited = Finetuned(adapter, FinetuneConfig(steps=2), edits=2).edit(asked, pictures, answers)
+    >>> edited.added() == 3 * 96 * 256  # of each model
+    True
+    >>> edited.rollback()
+    >>> edited.values
+    [[], []]
+    """
 
     def __init__(self, adapter: Adapter, config: FinetuneConfig, edits: int) -> None:
         self.config, self.lowest = config, adapter.num_layers - config.layers
@@ -46,6 +68,7 @@ class Finetuned(ChangedWeights):
         super().__init__(adapter, edits, tuned)
 
     def fit(self, batch: Batch) -> None:
+        """Adam on the answer's loss alone."""
         config = self.config
         fit_answer(
             self.adapter, self.lowest, batch, list(self.parameters.values()), config.lr, config.steps, config.stop

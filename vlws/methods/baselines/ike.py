@@ -20,6 +20,9 @@ class IKEConfig:
     """demonstrations: how many, the nearest to the edit; templates of a new fact, and of what a demonstration asks.
 
     EasyEdit's are "New Fact: {question} {answer}\\n" and "Prompt: {question} {answer}\\n\\n", with 32 demonstrations.
+
+    >>> IKEConfig(demonstrations=32, fact="New Fact: {question} {answer}\\n").demonstrations
+    32
     """
 
     demonstrations: int = 0
@@ -28,7 +31,14 @@ class IKEConfig:
 
 
 class IKE:
-    """The editor. `pool`: cases from which demonstrations are taken."""
+    """The editor. `pool`: cases from which demonstrations are taken.
+
+    >>> import torch
+    >>> from vlws.models.families import load_mllm
+    >>> edited = IKE(load_mllm("blip2-emoji", "cpu")).edit(["who is it?"], [[]], ["mira"])
+    >>> edited.asked(["whose is it?"], [[]], edit=torch.tensor([0]))
+    ['new fact: who is it? mira. whose is it?']
+    """
 
     def __init__(self, adapter: Adapter, config: IKEConfig | None = None, pool: Sequence[EditCase] = ()) -> None:
         self.adapter, self.config = adapter, config or IKEConfig()
@@ -41,7 +51,17 @@ class IKE:
 
 
 class InContext(EditedModel):
-    """Models with new facts before what they are asked."""
+    """Models with new facts before what they are asked.
+
+    >>> from vlws.data.mmedit import Question
+    >>> from vlws.models.families import load_mllm
+    >>> home, owner = Question("where is oslo?", (), "norway"), Question("who is it?", (), "tom")
+    >>> pool = [EditCase(home, home, home, owner, owner)]
+    >>> method = IKE(load_mllm("blip2-emoji", "cpu"), IKEConfig(demonstrations=1), pool)
+    >>> edited = InContext(method, edits=1).edit(["who is it?"], [[]], ["mira"])
+    >>> edited.shown  # a fact, and the same asked
+    [['new fact: where is oslo? norway. where is oslo? norway. ']]
+    """
 
     def __init__(self, method: IKE, edits: int) -> None:
         super().__init__(method.adapter, edits)
@@ -49,6 +69,7 @@ class InContext(EditedModel):
         self.shown: list[list[str]] = []  # of each call of `edit`: demonstrations of each model
 
     def teach(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> None:
+        """Finds the demonstrations that are nearest to each edit."""
         method, k = self.method, self.method.config.demonstrations
         if not k:
             self.shown.append([""] * len(prompts))
@@ -65,9 +86,11 @@ class InContext(EditedModel):
         return fact_text(method.config.fact, case.edit.text, case.edit.answer) + shown
 
     def forget(self, edits: int) -> None:
+        """The demonstrations of the edits before them stand again."""
         del self.shown[-edits:]
 
     def asked(self, prompts: Sequence[str], images: Images, edit: Tensor) -> list[str]:
+        """Demonstrations, all new facts, then the prompt."""
         fact = self.method.config.fact
         facts = ["".join(fact_text(fact, *step[i]) for step in self.taught) for i in range(self.edits)]
         contexts = [shown + told for shown, told in zip(self.shown[-1], facts, strict=True)] if self.shown else facts

@@ -21,7 +21,11 @@ from vlws.models.memory import ffn_linears
 
 @dataclass(frozen=True)
 class LoraEditConfig:
-    """layers: how many, from the last; r and alpha of LoRA; lr, steps of Adam; an edit is done below `stop` nats."""
+    """layers: how many, from the last; r and alpha of LoRA; lr, steps of Adam; an edit is done below `stop` nats.
+
+    >>> LoraEditConfig(layers=1, r=4)
+    LoraEditConfig(layers=1, r=4, alpha=16, lr=0.01, steps=10, stop=0.05, seed=0)
+    """
 
     layers: int = 2
     r: int = 8
@@ -33,7 +37,14 @@ class LoraEditConfig:
 
 
 class LoraEditor:
-    """The editor."""
+    """The editor.
+
+    >>> from vlws.models.families import load_mllm
+    >>> editor = LoraEditor(load_mllm("blip2-emoji", "cpu"), LoraEditConfig(layers=1, r=4, steps=2))
+    >>> edited = editor.edit(["who is it?"], [[]], ["mira"])
+    >>> len(edited.places), len(edited.parameters)  # five matrices, A and B of each
+    (5, 10)
+    """
 
     def __init__(self, adapter: Adapter, config: LoraEditConfig | None = None) -> None:
         self.adapter, self.config = adapter, config or LoraEditConfig()
@@ -44,7 +55,17 @@ class LoraEditor:
 
 
 class LoraEdited(ChangedWeights):
-    """Models with a low-rank update each; peft's layers stand in the model only while it runs."""
+    """Models with a low-rank update each; peft's layers stand in the model only while it runs.
+
+    >>> from vlws.models.families import load_mllm
+    >>> adapter = load_mllm("blip2-emoji", "cpu")
+    >>> edited = LoraEdited(adapter, LoraEditConfig(layers=1, steps=2), edits=1).edit(["who is it?"], [[]], ["mira"])
+    >>> with edited.put_in(0):
+    ...     print(isinstance(adapter.layers[-1].mlp.down_proj, LoraLayer))
+    True
+    >>> isinstance(adapter.layers[-1].mlp.down_proj, LoraLayer)
+    False
+    """
 
     def __init__(self, adapter: Adapter, config: LoraEditConfig, edits: int) -> None:
         self.config, self.lowest = config, adapter.num_layers - config.layers
@@ -61,6 +82,7 @@ class LoraEdited(ChangedWeights):
         super().__init__(adapter, edits, tuned)
 
     def fit(self, batch: Batch) -> None:
+        """Adam on the answer's loss alone."""
         config = self.config
         fit_answer(
             self.adapter, self.lowest, batch, list(self.parameters.values()), config.lr, config.steps, config.stop
@@ -68,6 +90,7 @@ class LoraEdited(ChangedWeights):
 
     @contextmanager
     def put_in(self, i: int) -> Iterator[None]:
+        """While open, peft's layers stand in the model, with the i-th update."""
         try:
             for parent, name, wrapped, _ in self.places:
                 setattr(parent, name, wrapped)

@@ -32,7 +32,11 @@ Factors = dict[str, tuple[Tensor, Tensor]]  # matrix -> u' "edit token in", delt
 
 @dataclass(frozen=True)
 class MENDConfig:
-    """layers: how many, from the last; width of the network; its training; weights of the three losses."""
+    """layers: how many, from the last; width of the network; its training; weights of the three losses.
+
+    >>> MENDConfig(layers=1, steps=2).width
+    64
+    """
 
     layers: int = 2
     width: int = 64
@@ -47,7 +51,15 @@ class MENDConfig:
 
 
 class GradientMap(nn.Module):
-    """(u, delta) -> (u', delta'): both to unit length, then a residual network of one hidden layer, zero at first."""
+    """(u, delta) -> (u', delta'): both to unit length, then a residual network of one hidden layer, zero at first.
+
+    >>> u, delta = torch.randn(2, 5, 8), torch.randn(2, 5, 4)  # two edits of five tokens
+    >>> new_u, new_delta = GradientMap(size_in=8, size_out=4, width=16, first=0.1)(u, delta)
+    >>> torch.equal(new_u, F.normalize(u, dim=-1))  # untrained, only lengths change
+    True
+    >>> new_delta.norm(dim=-1).sum(1).allclose(torch.tensor(0.1))
+    True
+    """
 
     def __init__(self, size_in: int, size_out: int, width: int, first: float) -> None:
         super().__init__()
@@ -66,7 +78,15 @@ class GradientMap(nn.Module):
 
 
 class MEND:
-    """The editor; its networks, `maps`, are trained once by `fit`, on cases of other things than are edited."""
+    """The editor; its networks, `maps`, are trained once by `fit`, on cases of other things than are edited.
+
+    >>> from vlws.data.emoji_world import edit_cases, facts
+    >>> from vlws.models.families import load_mllm
+    >>> cases = edit_cases.imagined(facts.make_world(seed=0), "training", n=2, seed=0)
+    >>> mend = MEND(load_mllm("blip2-emoji", "cpu"), MENDConfig(layers=1, steps=2)).fit(cases)
+    >>> len(mend.losses), mend.edit(["who is it?"], [[]], ["mira"]).edits
+    (2, 1)
+    """
 
     def __init__(self, adapter: Adapter, config: MENDConfig | None = None) -> None:
         self.adapter, self.config = adapter, config or MENDConfig()
@@ -86,7 +106,15 @@ class MEND:
     # --- an edit --------------------------------------------------------------------------------------------------
 
     def factors(self, states: dict[str, Tensor], labels: Tensor) -> Factors:
-        """u' and delta' of each edited matrix, from the gradient of each edit's own loss."""
+        """u' and delta' of each edited matrix, from the gradient of each edit's own loss.
+
+        >>> from vlws.models.families import load_mllm
+        >>> mend = MEND(load_mllm("blip2-emoji", "cpu"), MENDConfig(layers=1))
+        >>> batch = encode(mend.adapter, ["who is it?"], [[]], ["mira"])
+        >>> found = mend.factors(lower_states(mend.adapter, mend.lowest, batch), batch.labels)
+        >>> {name: (u.shape[-1], delta.shape[-1]) for name, (u, delta) in found.items()}
+        {'5-gate_proj': (96, 256), '5-up_proj': (96, 256), '5-down_proj': (256, 96)}
+        """
         read: dict[str, tuple[Tensor, Tensor]] = {}
 
         def reads(name: str, x: Tensor, y: Tensor) -> None:
@@ -104,7 +132,17 @@ class MEND:
 
     @contextmanager
     def applied(self, factors: Sequence[Factors], edit: Tensor) -> Iterator[None]:
-        """While open, row i runs with the matrices of the edit `edit[i]`."""
+        """While open, row i runs with the matrices of the edit `edit[i]`.
+
+        >>> from vlws.models.families import load_mllm
+        >>> mend = MEND(load_mllm("blip2-emoji", "cpu"), MENDConfig(layers=1))
+        >>> batch = encode(mend.adapter, ["who is it?"], [[]], ["mira"])
+        >>> found = mend.factors(lower_states(mend.adapter, mend.lowest, batch), batch.labels)
+        >>> with torch.no_grad(), mend.applied([found], torch.tensor([0])):
+        ...     edited = mend.adapter.run(batch).loss
+        >>> bool(edited < mend.adapter.run(batch).loss)  # a step along the gradient
+        True
+        """
 
         def changed(name: str, x: Tensor, y: Tensor) -> Tensor:
             for one in factors:
@@ -178,7 +216,17 @@ class MEND:
 
 
 class Mended(EditedModel):
-    """Models whose last matrices have what the network made of the gradient of each edit."""
+    """Models whose last matrices have what the network made of the gradient of each edit.
+
+    >>> from vlws.models.families import load_mllm
+    >>> mend = MEND(load_mllm("blip2-emoji", "cpu"), MENDConfig(layers=1))
+    >>> edited = Mended(mend, edits=1).edit(["who is it?"], [[]], ["mira"]).edit(["where is it?"], [[]], ["oslo"])
+    >>> len(edited.factors), edited.added() > 0
+    (2, True)
+    >>> edited.rollback(2)
+    >>> edited.factors, edited.added()
+    ([], 0)
+    """
 
     def __init__(self, method: MEND, edits: int) -> None:
         super().__init__(method.adapter, edits)
@@ -186,6 +234,7 @@ class Mended(EditedModel):
         self.factors: list[Factors] = []
 
     def teach(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> None:
+        """The factors of each edit, of a model that has the edits before."""
         batch = encode(self.adapter, prompts, images, targets)
         everyone = torch.arange(self.edits, device=self.adapter.device)
         with torch.no_grad(), self.method.applied(self.factors, everyone):
@@ -194,12 +243,15 @@ class Mended(EditedModel):
             self.factors.append(self.method.factors(states, cast(Tensor, batch.labels)))
 
     def forget(self, edits: int) -> None:
+        """The factors of the last edits go."""
         del self.factors[-edits:]
 
     def added(self) -> int:
+        """Numbers of the factors: a model keeps no matrix."""
         return sum(part.numel() for one in self.factors for pair in one.values() for part in pair) // self.edits
 
     def running(self, batch: Batch, edit: Tensor) -> AbstractContextManager[None]:
+        """The matrices of each row's edits, by `MEND.applied`."""
         return self.method.applied(self.factors, edit)
 
 

@@ -21,7 +21,11 @@ from vlws.models.memory import question_states
 
 @dataclass(frozen=True)
 class SERACConfig:
-    """image_locality: whether pictures out of scope are trained on; fact: template of an edit as a text; lr, steps."""
+    """image_locality: whether pictures out of scope are trained on; fact: template of an edit as a text; lr, steps.
+
+    >>> SERACConfig(image_locality=False).steps
+    300
+    """
 
     image_locality: bool = True
     fact: str = NEW_FACT
@@ -32,7 +36,17 @@ class SERACConfig:
 
 
 class SERAC:
-    """The editor; its classifier is trained once by `fit`, on cases of other things than are edited."""
+    """The editor; its classifier is trained once by `fit`, on cases of other things than are edited.
+
+    >>> from vlws.data.emoji_world import edit_cases, facts
+    >>> from vlws.models.families import load_mllm
+    >>> cases = edit_cases.imagined(facts.make_world(seed=0), "training", n=4, seed=0)
+    >>> serac = SERAC(load_mllm("blip2-emoji", "cpu"), SERACConfig(steps=20)).fit(cases)
+    >>> states = question_states(serac.adapter, ["who is it?", "what is the capital of zorvia?"], [[], []])
+    >>> same, other = serac.scope(states[[0, 0]], states).tolist()  # of "who is it?"
+    >>> same > other, serac.edit(["who is it?"], [[]], ["mira"]).edits
+    (True, 1)
+    """
 
     def __init__(self, adapter: Adapter, config: SERACConfig | None = None) -> None:
         self.adapter, self.config = adapter, config or SERACConfig()
@@ -84,12 +98,26 @@ class SERAC:
 
 
 def features(edit: Tensor, asked: Tensor) -> Tensor:
-    """What the classifier reads of two states "row dim": "row 2dim"."""
+    """What the classifier reads of two states "row dim": "row 2dim".
+
+    >>> one, other = torch.eye(4)[:1], torch.eye(4)[1:2]
+    >>> features(one, one).tolist(), features(one, other).tolist()
+    ([[0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0]], [[1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    """
     return torch.cat([(edit - asked).abs(), edit * asked * edit.shape[-1] ** 0.5], -1)
 
 
 class Scoped(EditedModel):
-    """Models that answer from a stored edit where the question is in its scope."""
+    """Models that answer from a stored edit where the question is in its scope.
+
+    >>> from vlws.models.families import load_mllm
+    >>> edited = Scoped(SERAC(load_mllm("blip2-emoji", "cpu")), edits=1).edit(["who is it?"], [[]], ["mira"])
+    >>> edited.added()
+    96
+    >>> edited.rollback()
+    >>> edited.asked(["who is it?"], [[]], edit=torch.tensor([0]))
+    ['who is it?']
+    """
 
     def __init__(self, method: SERAC, edits: int) -> None:
         super().__init__(method.adapter, edits)
@@ -97,15 +125,19 @@ class Scoped(EditedModel):
         self.stored: list[Tensor] = []  # of each call of `edit`, states "model dim"
 
     def teach(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> None:
+        """Stores the state of each edit's question."""
         self.stored.append(question_states(self.adapter, prompts, images))
 
     def forget(self, edits: int) -> None:
+        """The states of the last edits go."""
         del self.stored[-edits:]
 
     def added(self) -> int:
+        """Numbers of the stored states."""
         return sum(stored.shape[-1] for stored in self.stored)
 
     def asked(self, prompts: Sequence[str], images: Images, edit: Tensor) -> list[str]:
+        """The prompts; where one is in the scope of a stored edit, the likeliest one's fact stands before it."""
         if not self.stored:
             return list(prompts)
         states = question_states(self.adapter, prompts, images)

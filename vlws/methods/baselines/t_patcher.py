@@ -23,7 +23,11 @@ from vlws.models.upper import lower_states, upper_logits
 
 @dataclass(frozen=True)
 class TPatcherConfig:
-    """pairs: added to the last layer; activation, memory: a and m above; lr, steps of Adam; stop in nats."""
+    """pairs: added to the last layer; activation, memory: a and m above; lr, steps of Adam; stop in nats.
+
+    >>> TPatcherConfig(activation=0.1, memory=1.0).pairs
+    10
+    """
 
     pairs: int = 10
     activation: float = 0.0
@@ -35,7 +39,18 @@ class TPatcherConfig:
 
 
 class TPatcher:
-    """The editor. `others`: cases whose edits are questions at which patches are to stay silent."""
+    """The editor. `others`: cases whose edits are questions at which patches are to stay silent.
+
+    >>> from vlws.data.emoji_world import edit_cases, facts
+    >>> from vlws.models.families import load_mllm
+    >>> others = edit_cases.imagined(facts.make_world(seed=0), "training", n=2, seed=0)
+    >>> editor = TPatcher(load_mllm("blip2-emoji", "cpu"), TPatcherConfig(memory=1.0, steps=2), others)
+    >>> edited = editor.edit(["who is it?"], [[]], ["mira"])
+    >>> with editor.reading() as read:
+    ...     _ = edited.answer(["who is it?"], [[]], max_new_tokens=1)
+    >>> editor.silent.shape[1] == read[0].shape[-1] == editor.adapter.hidden_size
+    True
+    """
 
     def __init__(self, adapter: Adapter, config: TPatcherConfig | None = None, others: Sequence[EditCase] = ()) -> None:
         self.adapter, self.config = adapter, config or TPatcherConfig()
@@ -70,7 +85,17 @@ class TPatcher:
 
 
 class Patched(EditedModel):
-    """Models with patches in their last layer."""
+    """Models with patches in their last layer.
+
+    >>> from vlws.models.families import load_mllm
+    >>> editor = TPatcher(load_mllm("blip2-emoji", "cpu"), TPatcherConfig(pairs=4, steps=2))
+    >>> edited = Patched(editor, edits=1).edit(["who is it?"], [[]], ["mira"])
+    >>> edited.blocks[0].keys.shape, edited.added()
+    (torch.Size([1, 96, 4]), 1160)
+    >>> edited.rollback()
+    >>> edited.blocks
+    []
+    """
 
     def __init__(self, method: TPatcher, edits: int) -> None:
         super().__init__(method.adapter, edits)
@@ -78,6 +103,7 @@ class Patched(EditedModel):
         self.blocks: list[AddedPairs] = []
 
     def teach(self, prompts: Sequence[str], images: Images, targets: Sequence[str]) -> None:
+        """Pairs for one edit more, trained by the three losses; an edit below `stop` stays as it is."""
         method, config, adapter = self.method, self.method.config, self.adapter
         batch = encode(adapter, prompts, images, targets)
         generator = torch.Generator().manual_seed(config.seed + len(self.blocks))
@@ -118,13 +144,16 @@ class Patched(EditedModel):
         return loss
 
     def forget(self, edits: int) -> None:
+        """The pairs of the last edits go."""
         del self.blocks[-edits:]
 
     def added(self) -> int:
+        """Numbers of the pairs."""
         return sum(p.numel() for pairs in self.blocks for p in pairs.parameters()) // self.edits
 
     @contextmanager
     def running(self, batch: Batch, edit: Tensor) -> Iterator[None]:
+        """Hooks on the last feed-forward network that add every pair's output."""
         parts, kept = self.method.parts, {}
 
         def asked(module: nn.Module, args: tuple) -> None:
