@@ -51,6 +51,8 @@ MLLM = Kinds(  # what `families.load_mllm` takes
     },
     "Salesforce/blip2-opt-2.7b",
 )
+VQ = Kinds({"janus_vqgan": "JanusVQVAE"}, "a folder that JanusVQVAE.save_pretrained wrote")  # what `vq.load_vq` takes
+MORPH = Kinds({"morph_tokens": "MorphTokens"}, "a folder that MorphTokens.save_pretrained wrote")
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # each whole, or in parts that an .index.json lists
 FOREIGN = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5", ".onnx")

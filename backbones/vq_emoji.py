@@ -1,0 +1,150 @@
+"""Train the shipped picture tokenizer: `python -m backbones.vq_emoji [--out FOLDER]`.
+
+vq-emoji: a JanusVQVAE (the VQGAN of Esser et al. 2021 as LlamaGen trains it: codes of length 1) of 32 px pictures, 64
+tokens of 256 codes. Half of what it learns from are drawings of `vlws.data.emoji_world.drawings` (none that is held
+out), half are free scenes. The loss is the mean absolute error; no discriminator, no perceptual loss.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+from transformers import JanusVQVAE, JanusVQVAEConfig
+
+from backbones.common import curve, draw_losses, run_recipe, table, work_folder
+from vlws.data.emoji_world import drawings, renderer, scenes
+from vlws.data.emoji_world.scenes import CORPUS_SEED
+from vlws.files import replace_folder
+from vlws.models.quantize import Codebook, usage
+from vlws.models.vq import decode, from_pixels, load_vq, to_tokens
+from vlws.train import fit, warmup_cosine
+
+STEPS, BATCH = 3000, 16
+GATE = 0.90  # SSIM of held-out drawings
+CONFIG = {
+    "embed_dim": 16,
+    "num_embeddings": 256,
+    "latent_channels": 64,
+    "base_channels": 32,
+    "channel_multiplier": (1, 1, 2),
+    "num_res_blocks": 1,
+    "num_patches": drawings.SIDE // 4,
+}
+
+
+def pictures(step: int, n: int = BATCH) -> Tensor:
+    """Step -> "n 3 32 32" in [-1, 1]: drawings and free scenes, half each."""
+    rng = np.random.default_rng([CORPUS_SEED, 32, step])
+    chosen = rng.choice(drawings.splits().train, n // 2)
+    drawn = drawings.render([drawings.everything()[i] for i in chosen])
+    free = renderer.render(scenes.sample(n - n // 2, CORPUS_SEED + 50_000 + step), drawings.SIDE)
+    return from_pixels(np.concatenate([drawn, free]))
+
+
+class Learner(nn.Module):
+    """The autoencoder with a codebook that learns; `vq` alone is shipped."""
+
+    def __init__(self, vq: JanusVQVAE) -> None:
+        super().__init__()
+        self.vq, self.codebook = vq, Codebook(vq.config.num_embeddings, vq.config.embed_dim, unit=True)
+
+    def loss(self, pixels: Tensor) -> Tensor:
+        """Mean absolute error of pixels, and a quarter of the distance to the codes."""
+        vq = self.vq
+        found = self.codebook(vq.quant_conv(vq.encoder(pixels)).permute(0, 2, 3, 1))
+        drawn = vq.decoder(vq.post_quant_conv(found.codes.permute(0, 3, 1, 2)))
+        return F.l1_loss(drawn, pixels) + 0.25 * found.loss
+
+
+def pretrain(out: Path, steps: int = STEPS, gate: float = GATE) -> Path:
+    """Train (or go on training), hold against the gate, and write the checkpoint folder with its card."""
+    torch.manual_seed(0)
+    learner = Learner(JanusVQVAE(JanusVQVAEConfig(**CONFIG)))
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3, weight_decay=0.0)
+    work = work_folder("vq-emoji", (steps, BATCH, CONFIG), learner, [pictures(0)])
+    history = fit(
+        learner,
+        lambda model, batch: model.loss(batch),
+        pictures,
+        steps,
+        optimizer,
+        warmup_cosine(optimizer, steps, 0.05),
+        out=work,
+        clip=1.0,
+        device="cpu",
+        label="vq-emoji",
+    )
+    vq = learner.vq
+    with torch.no_grad():
+        vq.quantize.embedding.weight.copy_(learner.codebook.codes)
+    vq.half().float()  # what is measured is what is shipped
+    results = evaluate(vq)
+    print(results)
+    if results["SSIM, held-out drawings"] < gate:
+        raise RuntimeError(f"vq-emoji: SSIM {results['SSIM, held-out drawings']:.3f} is below {gate}.")
+    with replace_folder(out) as part:
+        vq.half().save_pretrained(part)
+        (part / "model.safetensors").chmod(0o644)
+        draw_losses({"vq-emoji": history}, part / "loss.png")
+        (part / "README.md").write_text(card(vq, history, results), encoding="utf-8")
+    return out
+
+
+@torch.no_grad()
+def evaluate(vq: JanusVQVAE) -> dict[str, float]:
+    """SSIM and squared error of reconstructions (pixels in 0..1), and how the codebook is used."""
+    found = {}
+    held = drawings.render([drawings.everything()[i] for i in drawings.splits().test])
+    free = renderer.render(scenes.sample(512, CORPUS_SEED - 1), drawings.SIDE)
+    for name, shown in (("held-out drawings", held), ("free scenes", free)):
+        pixels = from_pixels(shown)
+        ids = to_tokens(vq, pixels)
+        drawn, true = (decode(vq, ids) + 1) / 2, (pixels + 1) / 2
+        found[f"SSIM, {name}"] = float(cast(Tensor, ssim(drawn, true, data_range=1.0)))
+        found[f"squared error, {name}"] = float(F.mse_loss(drawn, true))
+        found[f"perplexity of codes, {name}"] = usage(ids, vq.config.num_embeddings).perplexity
+    return found
+
+
+def card(vq: JanusVQVAE, history, results) -> str:
+    """README.md of the checkpoint."""
+    size = sum(p.numel() for p in vq.parameters()) / 1e6
+    return f"""# vq-emoji
+
+A `JanusVQVAE` (the VQGAN that Janus and LlamaGen draw with) of {size:.2f} M parameters, half precision: 32 px pictures
+as 8 x 8 tokens of 256 codes. What it makes of a picture is the ceiling of whatever draws by its tokens.
+
+```python
+from transformers import JanusVQVAE
+
+vq = JanusVQVAE.from_pretrained(folder)
+```
+
+- Data: drawings of `vlws.data.emoji_world.drawings` (none that is held out) and free scenes, half each,
+  {STEPS * BATCH:,} pictures. Free scenes are of seeds 1,000,000 and above.
+- Loss: mean absolute error and a quarter of the distance to the codes; the codebook learns by moving averages, dead
+  codes begin anew. No discriminator and no perceptual loss.
+- Training: {STEPS:,} steps of {BATCH}, AdamW, cosine from 0.001, one CPU thread: `python -m backbones.vq_emoji`.
+- Licence: MIT, as the workspace; pictures are named in NOTICE.
+
+| held out | |
+|---|---|
+{table(results)}
+
+The gate is an SSIM of {GATE} on held-out drawings.
+
+| step | loss |
+|---|---|
+{curve(history)}
+
+![loss curve](loss.png)
+"""
+
+
+if __name__ == "__main__":
+    run_recipe("vq-emoji", pretrain, partial(load_vq, device="cpu"), STEPS)

@@ -1,0 +1,611 @@
+"""Morph-tokens (Pan et al., ICML 2024, arXiv:2405.01926): one model that reads pictures and draws them.
+
+    comprehension   picture -> ViT -> deconfounded Q-Former -> codes M;  [M, question] -> LLM -> answer
+    generation      [M, request] -> LLM -> M' -> decoder -> tokens of a VQGAN -> picture
+
+Pre-MLLM tokens M are abstract, post-MLLM tokens M' are complete: no loss asks that M' be M. The release holds stage 1
+and inference alone; what it leaves open is a setting here, and named after the spec's readings in chapter 03.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from einops import einsum, rearrange, repeat
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    DynamicCache,
+    JanusVQVAE,
+)
+
+from vlws.errors import InputError
+from vlws.models import hub
+from vlws.models import vq as pictures
+from vlws.models.quantize import Codebook
+
+IGNORED = -100
+PICTURE = "<image>"  # in a text: where the tokens of a picture go
+
+
+# --- 1. Pre-MLLM morph-tokens: a causal Q-Former with slot attention, deconfounded and quantised ---------------------
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes of the encoder, and which of its parts are there.
+
+    `slot_layers`: Q-Former layers whose cross-attention lets queries compete for patches (the release: 3, 5, 7 of 12);
+    `deconfound`: queries are adjusted by a dictionary of confounders there; `renormalise`: the adjustment is a mean
+    over the dictionary. In the release the prior multiplies an attention that sums to 1 already, so that a dictionary
+    of N rows under a uniform prior moves a query by 1/N of a row.
+
+    >>> EncoderConfig(queries=4).codes
+    64
+    """
+
+    side: int = 32
+    patch: int = 4
+    width: int = 64
+    heads: int = 4
+    vit_layers: int = 2
+    layers: int = 2
+    queries: int = 4
+    codes: int = 64
+    code_dim: int = 96
+    confounders: int = 256
+    confounder_dim: int = 16
+    slot_layers: tuple[int, ...] = (1,)
+    deconfound: bool = True
+    renormalise: bool = False
+
+
+class SlotAttention(nn.Module):
+    """Cross-attention in which queries compete for patches (release, Qformer.py): softmax over QUERIES, then each
+    query's weights are divided by their sum over patches plus 1.
+
+    With a dictionary D, a query is first adjusted to average over confounders (backdoor adjustment):
+    z = sum_n p_n softmax_n(q D^T / sqrt(d)) D_n, q' = q + z.
+    """
+
+    dictionary: Tensor
+
+    def __init__(self, config: EncoderConfig, dictionary: Tensor) -> None:
+        super().__init__()
+        self.config, width = config, config.width
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.register_buffer("dictionary", dictionary)
+        if config.deconfound:
+            self.to_head = nn.Linear(dictionary.shape[1], width // config.heads)
+            self.prior = nn.Parameter(torch.zeros(len(dictionary)))  # uniform at the start
+
+    def forward(self, x: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries "row query width", patches "row patch width" -> what they gather, weights "row head query patch"."""
+        h = self.config.heads
+        q, k, v = (
+            rearrange(p(u), "b n (h d) -> b h n d", h=h) for p, u in ((self.q, x), (self.k, patches), (self.v, patches))
+        )
+        if self.config.deconfound:
+            q = q + self.adjustment(q)
+        weights = (einsum(q, k, "b h q d, b h p d -> b h q p") * q.shape[-1] ** -0.5).softmax(2)
+        weights = weights / (weights.sum(3, keepdim=True) + 1)
+        return self.out(rearrange(weights @ v, "b h q d -> b q (h d)")), weights
+
+    def adjustment(self, q: Tensor) -> Tensor:
+        """z for queries "row head query d": the mean confounder that each attends to, under the prior."""
+        confounders, prior = self.to_head(self.dictionary), self.prior.softmax(0)
+        weights = (q @ confounders.T * q.shape[-1] ** -0.5).softmax(-1) * prior
+        if self.config.renormalise:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return weights @ confounders
+
+
+class QFormerLayer(nn.Module):
+    """Causal self-attention over the queries, attention to patches, feed-forward network."""
+
+    def __init__(self, config: EncoderConfig, slots: bool, dictionary: Tensor) -> None:
+        super().__init__()
+        width, heads = config.width, config.heads
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.itself = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.slots = SlotAttention(config, dictionary) if slots else None
+        self.cross = None if slots else nn.MultiheadAttention(width, heads, batch_first=True)
+        self.ffn = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries "row query width" after this layer, and their attention to patches "row head query patch"."""
+        n = x.shape[1]
+        later = torch.ones(n, n, dtype=torch.bool, device=x.device).triu(1)
+        u = self.norms[0](x)
+        x = x + self.itself(u, u, u, attn_mask=later, need_weights=False)[0]
+        if self.slots is not None:
+            found, weights = self.slots(self.norms[1](x), patches)
+        else:
+            assert self.cross is not None
+            found, weights = self.cross(self.norms[1](x), patches, patches, average_attn_weights=False)
+        x = x + found
+        return x + self.ffn(self.norms[2](x)), weights
+
+
+class Encoded(NamedTuple):
+    """Pre-MLLM tokens of pictures: `z` "row query dim" before the codebook, `codes` after it, `ids` "row query";
+    `attention` "row head query patch" of the last layer; `loss` of the codebook.
+
+    >>> encoder = MorphEncoder(EncoderConfig()).eval()
+    >>> encoder(torch.zeros(2, 3, 32, 32)).ids.shape
+    torch.Size([2, 4])
+    """
+
+    z: Tensor
+    codes: Tensor
+    ids: Tensor
+    attention: Tensor
+    loss: Tensor
+
+
+class MorphEncoder(nn.Module):
+    """Picture -> M: ViT, causal Q-Former, head, codebook.
+
+    Args:
+        dictionary: confounders "n dim", here the VQGAN's codes (as many as the release's dictionary has rows).
+
+    >>> encoder = MorphEncoder(EncoderConfig(slot_layers=(), deconfound=False)).eval()
+    >>> encoder(torch.zeros(1, 3, 32, 32)).z.shape
+    torch.Size([1, 4, 96])
+    """
+
+    def __init__(self, config: EncoderConfig, dictionary: Tensor | None = None) -> None:
+        super().__init__()
+        self.config, width = config, config.width
+        if dictionary is None:
+            dictionary = torch.zeros(config.confounders, config.confounder_dim)
+        vit = CLIPVisionConfig(
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=config.vit_layers,
+            num_attention_heads=config.heads,
+            image_size=config.side,
+            patch_size=config.patch,
+        )
+        self.vit = CLIPVisionModel(vit)
+        self.queries = nn.Parameter(torch.randn(config.queries, width))
+        self.layers = nn.ModuleList(
+            QFormerLayer(config, k in config.slot_layers, dictionary) for k in range(config.layers)
+        )
+        self.head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, config.code_dim))
+        self.codebook = Codebook(config.codes, config.code_dim)
+
+    def forward(self, pixel_values: Tensor) -> Encoded:
+        """Pictures "row 3 side side" in [-1, 1]."""
+        patches = self.vit(pixel_values=pixel_values).last_hidden_state[:, 1:]
+        x = repeat(self.queries, "q w -> b q w", b=len(patches))
+        for layer in self.layers:
+            x, attention = layer(x, patches)
+        z = self.head(x)
+        found = self.codebook(z)
+        return Encoded(z, found.codes, found.ids, attention, found.loss)
+
+
+class Readout(nn.Module):
+    """Stage 0: what the codes must tell, one classifier an attribute on all codes of a picture.
+
+    >>> readout = Readout(4 * 96, {"thing": 12, "place": 4})
+    >>> {name: tuple(scores.shape) for name, scores in readout(torch.zeros(2, 4, 96)).items()}
+    {'thing': (2, 12), 'place': (2, 4)}
+    """
+
+    def __init__(self, dim: int, attributes: dict[str, int]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict({name: nn.Linear(dim, n) for name, n in attributes.items()})
+
+    def forward(self, codes: Tensor) -> dict[str, Tensor]:
+        """Codes "row query dim" -> scores "row value" of each attribute."""
+        return {name: head(codes.flatten(1)) for name, head in self.heads.items()}
+
+    def loss(self, codes: Tensor, labels: dict[str, Tensor]) -> Tensor:
+        """Sum of the attributes' cross-entropies."""
+        return torch.stack([F.cross_entropy(scores, labels[name]) for name, scores in self(codes).items()]).sum()
+
+
+# --- 2. The model: an LLM whose vocabulary holds the codes, and a decoder of its tokens ------------------------------
+
+RELAXATIONS = ("soft", "straight-through", "gumbel", "hard", "continuous")
+
+
+@dataclass(frozen=True)
+class MorphConfig:
+    """What is trained, and how the picture's loss reaches the LLM.
+
+    Args:
+        text, image, equal: weights of L_text, of L_img on M', and of L_AR, which asks that M' be M.
+        relax: how M' is made of the LLM's scores of codes: "soft" mixture of code vectors at temperature `tau` (at test
+            as in training), "straight-through" (the best code, the mixture's gradient), "gumbel" (a drawn code), "hard"
+            (the best code, no gradient), "continuous" (no codes: vectors before the codebook go in, a linear head on
+            hidden states comes out).
+
+    >>> MorphConfig(relax="soft", tau=2.0).equal
+    0.0
+    """
+
+    text: float = 1.0
+    image: float = 1.0
+    equal: float = 0.0
+    relax: str = "soft"
+    tau: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.relax not in RELAXATIONS:
+            raise InputError(f"relax={self.relax!r}: accepted are {', '.join(RELAXATIONS)}.")
+        if not self.tau > 0:
+            raise InputError(f"tau={self.tau}: a temperature is above 0.")
+        if min(self.text, self.image, self.equal) < 0 or not max(self.text, self.image, self.equal) > 0:
+            raise InputError("Weights of losses are 0 or more, and one of text, image and equal is above 0.")
+
+
+class Prompts(NamedTuple):
+    """Token ids "row len" (padded on the left), their mask; `z` "picture query dim" of all pictures in order, where
+    vectors before the codebook go in instead of codes; `labels` "row len" of answers.
+
+    >>> Prompts(torch.tensor([[5]]), torch.tensor([[1]])).labels is None
+    True
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    z: Tensor | None = None
+    labels: Tensor | None = None
+
+
+class Thought(NamedTuple):
+    """Post-MLLM tokens: `tokens` M' "row query dim", and the scores of codes that they were made of, "row query code".
+
+    >>> Thought(torch.zeros(1, 4, 96), torch.zeros(1, 4, 64)).tokens.shape
+    torch.Size([1, 4, 96])
+    """
+
+    tokens: Tensor
+    scores: Tensor
+
+
+class MorphTokens(nn.Module):
+    """One model that answers and draws.
+
+    Args:
+        encoder: picture -> M, frozen.
+        llm: a causal language model of transformers; its vocabulary gains `<img>`, `</img>` and a token a code, whose
+            embeddings are the codes and stay so.
+        decoder: a causal language model over the VQGAN's tokens, which M' stands before.
+        vq: the VQGAN, frozen.
+    """
+
+    start: int
+    end: int
+    first: int
+
+    def __init__(
+        self,
+        encoder: MorphEncoder,
+        llm: Any,
+        tokenizer: Any,
+        decoder: Any,
+        vq: JanusVQVAE,
+        config: MorphConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config or MorphConfig()
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.vq: Any = vq.eval().requires_grad_(False)
+        self.llm, self.decoder, self.tokenizer = llm, decoder, tokenizer
+        dim, inner = llm.config.get_text_config().hidden_size, decoder.config.hidden_size
+        self.prefix = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, inner))  # M' -> the decoder
+        self.continuous_in = nn.Linear(encoder.config.code_dim, dim)  # used by "continuous" alone
+        self.continuous_out = nn.Linear(dim, dim)
+        self._name_codes()
+
+    def _name_codes(self) -> None:
+        """Give each code a token; its embedding is the code, and has no gradient."""
+        codes = len(self.encoder.codebook)
+        names = ["<img>", "</img>", *(f"<code{k}>" for k in range(codes))]
+        self.tokenizer.add_tokens(names, special_tokens=True)
+        if len(self.tokenizer) > self.llm.get_input_embeddings().num_embeddings:
+            self.llm.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
+        self.start, self.end, *ids = self.tokenizer.convert_tokens_to_ids(names)
+        self.first = ids[0]
+        if ids != list(range(self.first, self.first + codes)):
+            raise InputError("The tokenizer does not number the tokens of the codes in a row; give it as it was made.")
+        fixed = torch.tensor(ids)
+        weight = cast(nn.Parameter, self.llm.get_input_embeddings().weight)
+        weight.register_hook(lambda grad: grad.index_fill(0, fixed.to(grad.device), 0.0))
+        self.tie_codes()
+
+    @torch.no_grad()
+    def tie_codes(self) -> None:
+        """Write the codes into the LLM's table; by a fixed orthogonal map where their dimensions differ."""
+        codes, table = self.encoder.codebook.codes, self.llm.get_input_embeddings().weight
+        wide = max(codes.shape[1], table.shape[1])
+        turn = torch.eye(wide)
+        if codes.shape[1] != table.shape[1]:
+            turn = torch.linalg.qr(torch.randn(wide, wide, generator=torch.Generator().manual_seed(0))).Q
+        turn = turn[: codes.shape[1], : table.shape[1]].to(codes)
+        table[self._code_ids()] = (codes @ turn).to(table)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return cast(nn.Linear, self.prefix[0]).weight.device
+
+    @property
+    def queries(self) -> int:
+        """Tokens of a picture."""
+        return self.encoder.config.queries
+
+    def _code_ids(self) -> slice:
+        return slice(self.first, self.first + len(self.encoder.codebook))
+
+    def code_rows(self) -> Tensor:
+        """ "code dim": the embeddings of the codes in the LLM's table."""
+        return self.llm.get_input_embeddings().weight[self._code_ids()]
+
+    def learned(self) -> list[nn.Parameter]:
+        """What training moves: LLM, decoder, and the maps between them."""
+        parts = [self.llm, self.decoder, self.prefix]
+        parts += [self.continuous_in, self.continuous_out] if self.config.relax == "continuous" else []
+        return [p for part in parts for p in part.parameters() if p.requires_grad]
+
+    # --- prompts ---
+
+    def prompts(
+        self,
+        texts: Sequence[str],
+        ids: Tensor | None = None,
+        z: Tensor | None = None,
+        answers: Sequence[str] | None = None,
+        draw: Tensor | bool = False,
+    ) -> Prompts:
+        """Texts in which every `<image>` stands for a picture, as token ids.
+
+        Args:
+            ids: M of the pictures, "picture query", in the order in which the texts name them; z: before the codebook.
+            answers: what is to be said after each text; labels are its tokens and the end token alone.
+            draw: True ends each text with `<img>`, after which M' comes; codes "row query" stand there and are labels.
+
+        Raises:
+            InputError: pictures more or fewer than the texts name, an empty text.
+        """
+        named = [text.count(PICTURE) for text in texts]
+        if sum(named) != (0 if ids is None else len(ids)):
+            given = 0 if ids is None else len(ids)
+            raise InputError(f"The texts name {sum(named)} pictures by {PICTURE} and {given} were given.")
+        if any(not text.strip() for text in texts):
+            raise InputError("A text is empty; give a question or a request.")
+        parts = iter([] if ids is None else (ids + self.first).tolist())
+        rows, answered = [], self._ids(answers) if answers is not None else [[]] * len(texts)
+        for text in self._ids(texts, cut=PICTURE):
+            rows.append(
+                [t for piece in text for t in ([self.start, *next(parts), self.end] if piece is None else piece)]
+            )
+        tails = [self._tail(answer, answers is not None) for answer in answered]
+        if draw is not False:
+            codes = [[]] * len(rows) if draw is True else (draw + self.first).tolist()
+            rows = [[*row, self.start] for row in rows]
+            tails = [[*code, self.end] if code else [] for code in codes]
+        longest = max(len(row) + len(tail) for row, tail in zip(rows, tails, strict=True))
+        pad = self.tokenizer.pad_token_id
+        input_ids = torch.full((len(rows), longest), pad)
+        labels, mask = torch.full_like(input_ids, IGNORED), torch.zeros_like(input_ids)
+        for k, (row, tail) in enumerate(zip(rows, tails, strict=True)):
+            whole = torch.tensor([*row, *tail])
+            input_ids[k, longest - len(whole) :], mask[k, longest - len(whole) :] = whole, 1
+            labels[k, longest - len(tail) :] = whole[len(row) :]
+        to = self.device
+        told = labels.to(to) if any(tails) else None
+        return Prompts(input_ids.to(to), mask.to(to), None if z is None else z.to(to), told)
+
+    def _tail(self, answer: list[int], answered: bool) -> list[int]:
+        return [*answer, self.tokenizer.eos_token_id] if answered else []
+
+    def _ids(self, texts: Sequence[str], cut: str | None = None) -> list:
+        """Token ids of each text; with `cut`, a list of pieces with None at each cut, begun by the start token."""
+        pieces = [text.split(cut) if cut else [text] for text in texts]
+        flat = self.tokenizer([p for row in pieces for p in row] or [""], add_special_tokens=False)["input_ids"]
+        found = iter(flat)
+        if not cut:
+            return [next(found) for _ in texts]
+        begin = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        rows = []
+        for row in pieces:
+            mixed: list = [begin]
+            for k, _ in enumerate(row):
+                mixed += [next(found)] if k == 0 else [None, next(found)]
+            rows.append(mixed)
+        return rows
+
+    def embed(self, prompts: Prompts) -> Tensor:
+        """ "row len dim": the LLM's embeddings; where `z` is given, in the place of codes that stand in the text."""
+        x = self.llm.get_input_embeddings()(prompts.input_ids)
+        if prompts.z is None or not len(prompts.z):
+            return x
+        is_code = (prompts.input_ids >= self.first) & (prompts.input_ids < self.first + len(self.encoder.codebook))
+        return x.masked_scatter(is_code[..., None], self.continuous_in(prompts.z).to(x))
+
+    # --- 3. losses ---
+
+    def text_loss(self, prompts: Prompts) -> Tensor:
+        """L_text (or, with codes as labels, L_AR): cross-entropy of the labels alone."""
+        logits = self._run(self.embed(prompts), prompts.attention_mask).logits
+        assert prompts.labels is not None
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), prompts.labels[:, 1:].flatten(), ignore_index=IGNORED)
+
+    def _run(self, x: Tensor, mask: Tensor, cache: Any = None) -> Any:
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -x.shape[1] :]
+        return self.llm(
+            inputs_embeds=x,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            output_hidden_states=self.config.relax == "continuous",
+        )
+
+    def think(self, prompts: Prompts) -> Thought:
+        """Prompts that end with `<img>` -> M', one token after another, each read by the LLM before the next."""
+        cache, x, mask = DynamicCache(), self.embed(prompts), prompts.attention_mask
+        tokens, scores = [], []
+        for _ in range(self.queries):
+            out = self._run(x, mask, cache)
+            scores.append(out.logits[:, -1, self._code_ids()])
+            hidden = out.hidden_states[-1][:, -1] if self.config.relax == "continuous" else None
+            tokens.append(self.relax(scores[-1], hidden))
+            x, mask = tokens[-1][:, None], F.pad(mask, (0, 1), value=1)
+        return Thought(torch.stack(tokens, 1), torch.stack(scores, 1))
+
+    def relax(self, scores: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Scores of codes "row code" -> one token "row dim", by which gradients reach the LLM."""
+        how, tau, rows = self.config.relax, self.config.tau, self.code_rows()
+        if how == "continuous":
+            assert hidden is not None
+            return self.continuous_out(hidden)
+        soft = (scores / tau).softmax(-1)
+        if how == "soft":
+            return soft @ rows
+        if how == "gumbel" and self.training:
+            return F.gumbel_softmax(scores, tau, hard=True) @ rows
+        hard = F.one_hot(scores.argmax(-1), scores.shape[-1]).to(soft)
+        return (hard + soft - soft.detach()) @ rows if how == "straight-through" else hard @ rows
+
+    def image_loss(self, tokens: Tensor, vq_ids: Tensor) -> Tensor:
+        """L_img: cross-entropy of the target's VQGAN tokens "row token" under the decoder, after M' "row query dim"."""
+        before = self.decoder.get_input_embeddings()(vq_ids[:, :-1])
+        logits = self.decoder(inputs_embeds=torch.cat([self.prefix(tokens), before], 1)).logits
+        return F.cross_entropy(logits[:, tokens.shape[1] - 1 :].flatten(0, 1), vq_ids.flatten())
+
+    def loss(self, told: Prompts, asked: Prompts, ids: Tensor, vq_ids: Tensor, forced: Prompts | None = None) -> Tensor:
+        """L = text L_text + image L_img + equal L_AR on a batch.
+
+        Args:
+            told: prompts with answers. asked: prompts that end with `<img>`.
+            ids, vq_ids: M "row query" and VQGAN tokens "row token" of the pictures that are asked for.
+            forced: `asked` with M of the target as labels; where M' must be M and no L_img needs M', the LLM is taught
+                by them, and the decoder by M.
+        """
+        c, total = self.config, torch.zeros((), device=self.device)
+        if c.text:
+            total = total + c.text * self.text_loss(told)
+        if c.image:
+            thought = self.think(asked)
+            total = total + c.image * self.image_loss(thought.tokens, vq_ids)
+            if c.equal:
+                total = total + c.equal * F.cross_entropy(thought.scores.flatten(0, 1), ids.flatten())
+        elif c.equal:
+            assert forced is not None
+            total = total + c.equal * self.text_loss(forced) + self.image_loss(self.code_rows()[ids].detach(), vq_ids)
+        return total
+
+    # --- 4. use ---
+
+    @torch.no_grad()
+    def read(self, pixels: Tensor, chunk: int = 256) -> Encoded:
+        """Pictures "picture 3 side side" in [-1, 1] -> M.
+
+        Raises:
+            InputError: pictures of another size.
+        """
+        side = self.encoder.config.side
+        if pixels.shape[-2:] != (side, side):
+            raise InputError(
+                f"Pictures of {pixels.shape[-1]} x {pixels.shape[-2]} pixels: this model reads {side} x {side}."
+            )
+        parts = [self.encoder(part.to(self.device)) for part in pixels.split(chunk)]
+        return Encoded(*(torch.cat(p) if p[0].ndim else torch.stack(p).mean() for p in zip(*parts, strict=True)))
+
+    @torch.no_grad()
+    def answer(self, prompts: Prompts, tokens: int = 12) -> list[str]:
+        """What the model says after each prompt, greedily."""
+        out = self.llm.generate(
+            inputs_embeds=self.embed(prompts),
+            attention_mask=prompts.attention_mask,
+            max_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+        )
+        return [said.strip() for said in self.tokenizer.batch_decode(out, skip_special_tokens=True)]
+
+    @torch.no_grad()
+    def draw(self, tokens: Tensor, *, sample: bool = False, cached: bool = True) -> Tensor:
+        """M' "row query dim" -> VQGAN tokens "row token": the likeliest one after another; `sample`: T=1, top 250."""
+        return self.decoder.generate(
+            inputs_embeds=self.prefix(tokens),
+            attention_mask=torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device),
+            max_new_tokens=self.vq.config.num_patches**2,
+            min_new_tokens=self.vq.config.num_patches**2,
+            do_sample=sample,
+            top_k=min(250, self.vq.config.num_embeddings) if sample else None,
+            use_cache=cached,
+            pad_token_id=0,
+            eos_token_id=None,
+        )
+
+    @torch.no_grad()
+    def paint(self, prompts: Prompts, *, sample: bool = False) -> Tensor:
+        """Prompts that end with `<img>` -> pictures "row 3 side side", about [-1, 1]."""
+        return pictures.decode(self.vq, self.draw(self.think(prompts).tokens, sample=sample))
+
+    def with_config(self, **changes: Any) -> "MorphTokens":
+        """Itself, with other settings from now on."""
+        self.config = replace(self.config, **changes)
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """Its configuration as JSON can hold it."""
+        return {"model_type": "morph_tokens", "encoder": asdict(self.encoder.config), "morph": asdict(self.config)}
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the whole model: encoder and maps; LLM with tokenizer, decoder and VQGAN as transformers does."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = {"llm": self.llm, "decoder": self.decoder, "vq": self.vq}
+        for name, part in parts.items():
+            part.save_pretrained(folder / name)
+        self.tokenizer.save_pretrained(folder / "llm")
+        own = {k: v.contiguous() for k, v in self.state_dict().items() if k.split(".")[0] not in parts}
+        save_file(own, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(self.settings(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, device: str = "auto") -> "MorphTokens":
+        """A model that `save_pretrained` wrote: a shipped name or a folder; in eval mode, float32.
+
+        Raises:
+            InputError: no such folder, another class, files that are not those of a whole model.
+
+        >>> model = MorphTokens.from_pretrained("morph-emoji", "cpu")
+        >>> model.answer(model.prompts(["<image> what is it ?"], torch.zeros(1, 4, dtype=torch.long)), 1) != [""]
+        True
+        """
+        source, _ = hub.locate(str(name), hub.MORPH)
+        folder = Path(source)
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = told["encoder"] | {"slot_layers": tuple(told["encoder"]["slot_layers"])}
+        encoder = MorphEncoder(EncoderConfig(**settings))
+        model = cls(
+            encoder,
+            AutoModelForCausalLM.from_pretrained(folder / "llm", dtype=torch.float32),
+            AutoTokenizer.from_pretrained(folder / "llm"),
+            AutoModelForCausalLM.from_pretrained(folder / "decoder", dtype=torch.float32),
+            JanusVQVAE.from_pretrained(folder / "vq", dtype=torch.float32),
+            MorphConfig(**told["morph"]),
+        )
+        missing, unknown = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+        if unknown or any(k.split(".")[0] not in ("llm", "decoder", "vq") for k in missing):
+            raise InputError(f"The weights in {name} are not those that its config.json tells of.")
+        model.tie_codes()
+        return model.to(hub.resolve_device(device)).eval()

@@ -1,0 +1,95 @@
+"""Pictures read once: what frozen towers make of a set of pictures, looked up by index while a model trains."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlws.data.emoji_world import drawings
+from vlws.data.emoji_world.drawing_tasks import Task, tasks
+from vlws.models.vq import from_pixels
+
+
+@dataclass(frozen=True)
+class Album:
+    """Of every picture: `ids` "picture query" and `z` "picture query dim" of the encoder, `vq_ids` "picture token".
+
+    >>> Album(torch.zeros(2, 4), torch.zeros(2, 4, 96), torch.zeros(2, 64)).ids.shape
+    torch.Size([2, 4])
+    """
+
+    ids: Tensor
+    z: Tensor
+    vq_ids: Tensor
+
+
+def all_drawings() -> Tensor:
+    """Every drawing, "5760 3 32 32" in [-1, 1].
+
+    >>> all_drawings().shape
+    torch.Size([5760, 3, 32, 32])
+    """
+    return from_pixels(drawings.render(drawings.everything()))
+
+
+def labels(of: np.ndarray | None = None) -> dict[str, Tensor]:
+    """Attribute -> its values in every drawing (or those of these indices), int64.
+
+    >>> labels(np.array([0, 5759]))["thing"].tolist()
+    [0, 11]
+    """
+    table = torch.tensor(drawings.everything())
+    table = table if of is None else table[torch.from_numpy(of)]
+    return dict(zip(drawings.WORDS, table.T, strict=True))
+
+
+STAGES: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {  # tasks that are told, and tasks that are drawn
+    1: (("caption",), ("draw",)),
+    2: (("caption",), ("draw", "rebuild")),
+    3: (("caption", "question", "question"), ("draw", "rebuild", "edit", "subject")),
+}
+
+
+class Lesson(NamedTuple):
+    """A batch as `MorphTokens.loss` takes it: prompts with answers, prompts for pictures, M and VQGAN tokens of these
+    pictures, and the prompts with M as labels.
+
+    >>> Lesson._fields
+    ('told', 'asked', 'ids', 'vq_ids', 'forced')
+    """
+
+    told: Any
+    asked: Any
+    ids: Tensor
+    vq_ids: Tensor
+    forced: Any
+
+
+def told(model: Any, album: Album, tasks: Sequence[Task], *, answers: bool = True) -> Any:
+    """Prompts of tasks that want an answer, with it or without."""
+    said = [t.answer for t in tasks] if answers else None
+    return model.prompts([t.text for t in tasks], *_shown(model, album, tasks), answers=said)
+
+
+def asked(model: Any, album: Album, tasks: Sequence[Task], *, forced: bool = False) -> Any:
+    """Prompts of tasks that want a picture; `forced`: with M of that picture as labels."""
+    codes = album.ids[[t.target for t in tasks]] if forced else True
+    return model.prompts([t.text for t in tasks], *_shown(model, album, tasks), draw=codes)
+
+
+def _shown(model: Any, album: Album, tasks: Sequence[Task]) -> tuple[Tensor, Tensor | None]:
+    given = [t.picture for t in tasks if t.picture >= 0]
+    return album.ids[given], album.z[given] if model.config.relax == "continuous" else None
+
+
+def lesson(model: Any, album: Album, stage: int, step: int, seed: int, n: int = 24) -> Lesson:
+    """Step -> n tasks with answers and n with pictures of a stage, about drawings that train."""
+    rng = np.random.default_rng([seed, stage, step])
+    tell, draw = (tasks(kinds, drawings.splits().train, n, rng) for kinds in STAGES[stage])
+    targets = [t.target for t in draw]
+    forced = asked(model, album, draw, forced=True) if model.config.equal and not model.config.image else None
+    ids, vq_ids = (table[targets].to(model.device) for table in (album.ids, album.vq_ids))
+    return Lesson(told(model, album, tell), asked(model, album, draw), ids, vq_ids, forced)
