@@ -51,7 +51,7 @@ CYCLES = 3  # of stage 3, in each of which the rate falls to 0; the weights are 
 PLAIN, CONTEXTS, EPISODES = 96, 48, 48  # rows of a batch: facts, facts as a text, facts as states
 VIEWS = {"facts": 48, "memory": 48, "again": 192}  # pictures of each thing
 LATE = 2  # layers that read states
-GATES = {"facts": 0.98, "lands": 0.95, "in context": 0.90, "latent, own row": 0.80}
+GATES = {"facts": 0.98, "lands": 0.95, "in context": 0.90, "latent, own row, weight .9": 0.80}  # chapter 02's
 
 
 # --- the untrained model ----------------------------------------------------------------------------------------------

@@ -1,14 +1,14 @@
 """Train the shipped model that reads and draws: `python -m backbones.morph_emoji [--out FOLDER]`.
 
-morph-emoji: `MorphTokens` over a Llama of three layers, a GPT-2 decoder and vq-emoji, in the stages of the paper:
+morph-emoji: `MorphTokens` over a Llama of two layers, a GPT-2 decoder and vq-emoji, in the stages of the paper:
 
 0. encoder and codebook learn to tell what a drawing means (thing, colour, place), the decoder to draw from the codes;
 1. the LLM learns captions and codes from each other;
 2. pictures from captions, and from themselves;
 3. instructions: questions, edits, the thing of a picture elsewhere.
 
-What stage 0 made ships beside it as well, in the folder `stage0`: chapter 03 trains its arms from there, each with a
-language model of its own.
+What stage 0 made ships as `morph-emoji-stage0`: chapter 03 trains its arms from there, each with a language model of
+its own.
 """
 
 from functools import partial
@@ -51,14 +51,14 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_llm(tokenizer: PreTrainedTokenizerFast, codes: int, seed: int) -> LlamaForCausalLM:
-    """A Llama of three layers of 96 with random weights, room for the codes in its vocabulary."""
+    """A Llama of two layers of 96 with random weights, room for the codes in its vocabulary."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer) + codes + 2,
             hidden_size=ENCODER.code_dim,
             intermediate_size=256,
-            num_hidden_layers=3,
+            num_hidden_layers=2,
             num_attention_heads=4,
             max_position_embeddings=128,
             bos_token_id=tokenizer.bos_token_id,
@@ -69,14 +69,14 @@ def make_llm(tokenizer: PreTrainedTokenizerFast, codes: int, seed: int) -> Llama
 
 
 def make_decoder(vq_codes: int, tokens: int) -> GPT2LMHeadModel:
-    """A GPT-2 of three layers of 96 over the VQGAN's tokens, with random weights."""
+    """A GPT-2 of two layers of 64 over the VQGAN's tokens, with random weights."""
     torch.manual_seed(0)
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=vq_codes,
             n_positions=tokens + ENCODER.queries,
-            n_embd=96,
-            n_layer=3,
+            n_embd=64,
+            n_layer=2,
             n_head=4,
             resid_pdrop=0.0,
             embd_pdrop=0.0,
@@ -191,26 +191,25 @@ def pretrain(out: Path) -> Path:
     model = MorphTokens(encoder, llm, tokenizer, decoder, vq, MorphConfig())
     album = make_album(model)
     histories = {"encoder": told, "decoder": train_decoder(model, album)}
-    stage0 = {name: value.clone() for name, value in model.state_dict().items()}
+    ship(
+        model, out.with_name(f"{out.name}-stage0"), histories, results, "stage 0 alone: its language model is untrained"
+    )
     histories |= {f"stage {stage}": teach(model, album, stage) for stage in STEPS}
     model.half().float().eval()
     results |= evaluate(model, album)
     check_gates("morph-emoji", results, GATES)
+    return ship(model, out, histories, results, "all stages")
+
+
+def ship(model: MorphTokens, out: Path, histories: dict[str, History], results: dict[str, float], what: str) -> Path:
+    """Write the model as a whole, in half precision, with its card; it stays as it is."""
     with replace_folder(out) as part:
-        model.half().save_pretrained(part)
-        model.load_state_dict(stage0)
-        keep_stage0(model, part)
+        copy.deepcopy(model).half().save_pretrained(part)
         for file in part.rglob("*.safetensors"):
             file.chmod(0o644)
         draw_losses(histories, part / "loss.png")
-        (part / "README.md").write_text(card(model, histories, results), encoding="utf-8")
+        (part / "README.md").write_text(card(model, out.name, what, histories, results), encoding="utf-8")
     return out
-
-
-def keep_stage0(model: MorphTokens, folder: Path) -> None:
-    """What the arms start from and the trained model has no more: decoder and prefix before stage 1."""
-    model.decoder.save_pretrained(folder / "stage0")
-    torch.save(model.prefix.state_dict(), folder / "stage0" / "prefix.pt")
 
 
 @torch.no_grad()
@@ -231,3 +230,41 @@ def evaluate(model: MorphTokens, album: Album) -> dict[str, float]:
         found[f"squared error, {kind}"] = float(F.mse_loss(decode(model.vq, ids) / 2, decode(model.vq, wanted) / 2))
     used = usage(album.ids, len(model.encoder.codebook))
     return found | {"perplexity of codes": used.perplexity, "dead codes": float(len(used.dead))}
+
+
+def card(model: MorphTokens, name: str, what: str, histories: dict[str, History], results: dict[str, float]) -> str:
+    """README.md of the checkpoint."""
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    curves = "\n\n".join(f"**{k}**\n\n| step | loss |\n|---|---|\n{curve(told)}" for k, told in histories.items())
+    return f"""# {name}
+
+A `MorphTokens` of {size:.2f} M parameters (half precision): one model that answers and draws ({what}). An encoder that turns
+32 px pictures into {model.queries} of {len(model.encoder.codebook)} codes, a Llama of 2 layers of 96, a GPT-2 of 2 layers
+of 64 over the tokens of `vq-emoji`.
+
+```python
+from vlws.methods.morph_tokens import MorphTokens
+
+model = MorphTokens.from_pretrained("{name}")
+pictures = model.paint(model.prompts(["draw a blue cat at the top left on teal stripes ."], draw=True))
+```
+
+- Data: drawings of `vlws.data.emoji_world.drawings`, none that is held out, and the six tasks of
+  `vlws.data.emoji_world.drawing_tasks`; seed 1,000,000.
+- Stage 0: the encoder learns thing, colour and place ({ENCODER_STEPS:,} steps of {BATCH}), then the decoder draws from its
+  codes ({DECODER_STEPS:,}). Stages 1, 2, 3: {STEPS[1]:,}, {STEPS[2]:,}, {STEPS[3]:,} steps of 32 answers and 32 pictures,
+  AdamW, cosine from 0.002, soft tokens at temperature 2, one CPU thread: `python -m backbones.morph_emoji`.
+- Licence: MIT, as the workspace; pictures are named in NOTICE.
+
+| held out | | gate |
+|---|---|---|
+{table(results, GATES)}
+
+{curves}
+
+![loss curve](loss.png)
+"""
+
+
+if __name__ == "__main__":
+    run_recipe("morph-emoji", pretrain, partial(MorphTokens.from_pretrained, device="cpu"))

@@ -1,8 +1,9 @@
 """Train the shipped picture tokenizer: `python -m backbones.vq_emoji [--out FOLDER]`.
 
 vq-emoji: a JanusVQVAE (the VQGAN of Esser et al. 2021 as LlamaGen trains it: codes of length 1) of 32 px pictures, 64
-tokens of 256 codes. Half of what it learns from are drawings of `vlws.data.emoji_world.drawings` (none that is held
-out), half are free scenes. The loss is the mean absolute error; no discriminator, no perceptual loss.
+tokens of 512 codes. Half of what it learns from are drawings of `vlws.data.emoji_world.drawings` (none that is held
+out), half are free scenes. It learns without a codebook, then with one that begins at the centres of k-means: from
+random codes it keeps the grounds and loses the things. No discriminator, no perceptual loss.
 """
 
 from functools import partial
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 from transformers import JanusVQVAE, JanusVQVAEConfig
 
-from backbones.common import curve, draw_losses, run_recipe, table, work_folder
+from backbones.common import History, curve, draw_losses, run_recipe, table, work_folder
 from vlws.data.emoji_world import drawings, renderer, scenes
 from vlws.data.emoji_world.scenes import CORPUS_SEED
 from vlws.files import replace_folder
@@ -24,11 +25,11 @@ from vlws.models.quantize import Codebook, usage
 from vlws.models.vq import decode, from_pixels, load_vq, to_tokens
 from vlws.train import fit, warmup_cosine
 
-STEPS, BATCH = 3000, 16
-GATE = 0.90  # SSIM of held-out drawings
+WARM, STEPS, BATCH = 800, 2400, 16  # steps without a codebook, then with it
+GATE = 0.80  # SSIM of held-out drawings
 CONFIG = {
     "embed_dim": 16,
-    "num_embeddings": 256,
+    "num_embeddings": 512,
     "latent_channels": 64,
     "base_channels": 32,
     "channel_multiplier": (1, 1, 2),
@@ -53,32 +54,48 @@ class Learner(nn.Module):
         super().__init__()
         self.vq, self.codebook = vq, Codebook(vq.config.num_embeddings, vq.config.embed_dim, unit=True)
 
-    def loss(self, pixels: Tensor) -> Tensor:
-        """Mean absolute error of pixels, and a quarter of the distance to the codes."""
-        vq = self.vq
-        found = self.codebook(vq.quant_conv(vq.encoder(pixels)).permute(0, 2, 3, 1))
-        drawn = vq.decoder(vq.post_quant_conv(found.codes.permute(0, 3, 1, 2)))
-        return F.l1_loss(drawn, pixels) + 0.25 * found.loss
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pictures -> "row h w dim"."""
+        return self.vq.quant_conv(self.vq.encoder(pixels)).permute(0, 2, 3, 1)
+
+    def loss(self, pixels: Tensor, quantised: bool) -> Tensor:
+        """Mean absolute and four times the mean squared error of pixels, and a quarter of the distance to the codes.
+
+        Things are small: the squared error sees them.
+        """
+        z, tied = F.normalize(self.encode(pixels), dim=-1), torch.zeros(())
+        if quantised:
+            z, _, tied = self.codebook(z)
+        drawn = self.vq.decoder(self.vq.post_quant_conv(z.permute(0, 3, 1, 2)))
+        return F.l1_loss(drawn, pixels) + 4 * F.mse_loss(drawn, pixels) + 0.25 * tied
+
+
+def learn(learner: Learner, steps: int, quantised: bool) -> History:
+    """One part of the training, which goes on where it was cut off."""
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3, weight_decay=0.0)
+    return fit(
+        learner,
+        lambda model, batch: model.loss(batch, quantised),
+        lambda step: pictures(step + quantised * WARM),
+        steps,
+        optimizer,
+        warmup_cosine(optimizer, steps, 0.05),
+        out=work_folder(f"vq-emoji-{quantised}", (steps, BATCH, CONFIG), learner, [pictures(0)]),
+        clip=1.0,
+        device="cpu",
+        label="vq-emoji",
+    )
 
 
 def pretrain(out: Path, steps: int = STEPS, gate: float = GATE) -> Path:
     """Train (or go on training), hold against the gate, and write the checkpoint folder with its card."""
     torch.manual_seed(0)
     learner = Learner(JanusVQVAE(JanusVQVAEConfig(**CONFIG)))
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3, weight_decay=0.0)
-    work = work_folder("vq-emoji", (steps, BATCH, CONFIG), learner, [pictures(0)])
-    history = fit(
-        learner,
-        lambda model, batch: model.loss(batch),
-        pictures,
-        steps,
-        optimizer,
-        warmup_cosine(optimizer, steps, 0.05),
-        out=work,
-        clip=1.0,
-        device="cpu",
-        label="vq-emoji",
-    )
+    history = learn(learner, WARM, quantised=False)
+    with torch.no_grad():
+        learner.codebook.start(torch.cat([learner.encode(pictures(k, 64)).flatten(0, 2) for k in range(8)]))
+    told = learn(learner, steps, quantised=True)
+    history += [record | {"step": record["step"] + WARM} for record in told]
     vq = learner.vq
     with torch.no_grad():
         vq.quantize.embedding.weight.copy_(learner.codebook.codes)
@@ -117,7 +134,7 @@ def card(vq: JanusVQVAE, history, results) -> str:
     return f"""# vq-emoji
 
 A `JanusVQVAE` (the VQGAN that Janus and LlamaGen draw with) of {size:.2f} M parameters, half precision: 32 px pictures
-as 8 x 8 tokens of 256 codes. What it makes of a picture is the ceiling of whatever draws by its tokens.
+as 8 x 8 tokens of 512 codes. What it makes of a picture is the ceiling of whatever draws by its tokens.
 
 ```python
 from transformers import JanusVQVAE
@@ -126,10 +143,10 @@ vq = JanusVQVAE.from_pretrained(folder)
 ```
 
 - Data: drawings of `vlws.data.emoji_world.drawings` (none that is held out) and free scenes, half each,
-  {STEPS * BATCH:,} pictures. Free scenes are of seeds 1,000,000 and above.
-- Loss: mean absolute error and a quarter of the distance to the codes; the codebook learns by moving averages, dead
-  codes begin anew. No discriminator and no perceptual loss.
-- Training: {STEPS:,} steps of {BATCH}, AdamW, cosine from 0.001, one CPU thread: `python -m backbones.vq_emoji`.
+  {(WARM + STEPS) * BATCH:,} pictures. Free scenes are of seeds 1,000,000 and above.
+- Loss: mean absolute error, four times the mean squared error, and a quarter of the distance to the codes. {WARM} steps
+  without a codebook, which then begins at the centres of k-means, learns by moving averages, and revives dead codes. No discriminator and no perceptual loss.
+- Training: {WARM} + {STEPS:,} steps of {BATCH}, AdamW, cosine from 0.001, one CPU thread: `python -m backbones.vq_emoji`.
 - Licence: MIT, as the workspace; pictures are named in NOTICE.
 
 | held out | |

@@ -176,6 +176,8 @@ class MorphEncoder(nn.Module):
             patch_size=config.patch,
         )
         self.vit = CLIPVisionModel(vit)
+        # at CLIP's own scale (0.02) of positions, codes told nothing of where a thing stands after 1,200 steps
+        nn.init.normal_(self.vit.embeddings.position_embedding.weight, std=0.5)
         self.queries = nn.Parameter(torch.randn(config.queries, width))
         self.layers = nn.ModuleList(
             QFormerLayer(config, k in config.slot_layers, dictionary) for k in range(config.layers)

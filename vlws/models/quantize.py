@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlws.errors import InputError
-from vlws_kernels import nearest_code
+from vlws_kernels import kmeans, nearest_code
 
 DEAD = 0.05  # a code is dead whose average use a batch has fallen below this share of an even one
 
@@ -79,6 +79,20 @@ class Codebook(nn.Module):
         codes = self.codes[ids].view(z.shape)
         loss = F.mse_loss(z, codes)
         return Quantized(z + (codes - z).detach(), ids.view(z.shape[:-1]), loss)
+
+    @torch.no_grad()
+    def start(self, z: Tensor, seed: int = 0) -> None:
+        """Begin at the centres of k-means of vectors "n dim", as many as there are codes or more.
+
+        >>> book = Codebook(2, 1)
+        >>> book.start(torch.tensor([[0.0], [1.0], [10.0], [11.0]]))
+        >>> sorted(book.codes[:, 0].tolist())
+        [0.5, 10.5]
+        """
+        centres, labels, _ = kmeans(self._scaled(z).float(), len(self), iterations=20, seed=seed)
+        self.codes.copy_(self._scaled(centres))
+        self.uses.copy_(torch.bincount(labels, minlength=len(self)) / len(z))
+        self.sums.copy_(self.codes * self.uses[:, None])
 
     def _scaled(self, z: Tensor) -> Tensor:
         return F.normalize(z, dim=-1) if self.unit else z
