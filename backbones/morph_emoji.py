@@ -11,6 +11,7 @@ What stage 0 made ships as `morph-emoji-stage0`: chapter 03 trains its arms from
 its own.
 """
 
+import copy
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from backbones.common import History, check_gates, draw_losses, learn_tokenizer, work_folder
+from backbones.common import History, check_gates, curve, draw_losses, learn_tokenizer, work_folder
 from vlws.data.emoji_world import drawings
 from vlws.data.emoji_world.drawing_tasks import DRAW, TELL, tasks
 from vlws.files import replace_folder
