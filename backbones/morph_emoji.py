@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from backbones.common import History, check_gates, curve, draw_losses, learn_tokenizer, work_folder
+from backbones.common import History, check_gates, curve, draw_losses, learn_tokenizer, run_recipe, table, work_folder
 from vlws.data.emoji_world import drawings
 from vlws.data.emoji_world.drawing_tasks import DRAW, TELL, tasks
 from vlws.files import replace_folder
@@ -239,9 +239,9 @@ def card(model: MorphTokens, name: str, what: str, histories: dict[str, History]
     curves = "\n\n".join(f"**{k}**\n\n| step | loss |\n|---|---|\n{curve(told)}" for k, told in histories.items())
     return f"""# {name}
 
-A `MorphTokens` of {size:.2f} M parameters (half precision): one model that answers and draws ({what}). An encoder that turns
-32 px pictures into {model.queries} of {len(model.encoder.codebook)} codes, a Llama of 2 layers of 96, a GPT-2 of 2 layers
-of 64 over the tokens of `vq-emoji`.
+A `MorphTokens` of {size:.2f} M parameters (half precision): one model that answers and draws ({what}). An encoder
+that turns 32 px pictures into {model.queries} of {len(model.encoder.codebook)} codes, a Llama of 2 layers of 96, a
+GPT-2 of 2 layers of 64 over the tokens of `vq-emoji`.
 
 ```python
 from vlws.methods.morph_tokens import MorphTokens
@@ -252,9 +252,9 @@ pictures = model.paint(model.prompts(["draw a blue cat at the top left on teal s
 
 - Data: drawings of `vlws.data.emoji_world.drawings`, none that is held out, and the six tasks of
   `vlws.data.emoji_world.drawing_tasks`; seed 1,000,000.
-- Stage 0: the encoder learns thing, colour and place ({ENCODER_STEPS:,} steps of {BATCH}), then the decoder draws from its
-  codes ({DECODER_STEPS:,}). Stages 1, 2, 3: {STEPS[1]:,}, {STEPS[2]:,}, {STEPS[3]:,} steps of 32 answers and 32 pictures,
-  AdamW, cosine from 0.002, soft tokens at temperature 2, one CPU thread: `python -m backbones.morph_emoji`.
+- Stage 0: the encoder learns thing, colour and place ({ENCODER_STEPS:,} steps of {BATCH}), then the decoder draws from
+  its codes ({DECODER_STEPS:,}). Stages 1, 2, 3: {STEPS[1]:,}, {STEPS[2]:,}, {STEPS[3]:,} steps of 32 answers and 32
+  pictures, AdamW, cosine from 0.002, soft tokens at temperature 2, one CPU thread: `python -m backbones.morph_emoji`.
 - Licence: MIT, as the workspace; pictures are named in NOTICE.
 
 | held out | | gate |

@@ -145,8 +145,10 @@ vq = JanusVQVAE.from_pretrained(folder)
 - Data: drawings of `vlws.data.emoji_world.drawings` (none that is held out) and free scenes, half each,
   {(WARM + STEPS) * BATCH:,} pictures. Free scenes are of seeds 1,000,000 and above.
 - Loss: mean absolute error, four times the mean squared error, and a quarter of the distance to the codes. {WARM} steps
-  without a codebook, which then begins at the centres of k-means, learns by moving averages, and revives dead codes. No discriminator and no perceptual loss.
-- Training: {WARM} + {STEPS:,} steps of {BATCH}, AdamW, cosine from 0.001, one CPU thread: `python -m backbones.vq_emoji`.
+  without a codebook, which then begins at the centres of k-means, learns by moving averages, and revives dead codes.
+  No discriminator and no perceptual loss.
+- Training: {WARM} + {STEPS:,} steps of {BATCH}, AdamW, cosine from 0.001, one CPU thread:
+  `python -m backbones.vq_emoji`.
 - Licence: MIT, as the workspace; pictures are named in NOTICE.
 
 | held out | |
