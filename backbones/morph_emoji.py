@@ -29,7 +29,7 @@ from vlws.methods.morph_tokens import EncoderConfig, MorphConfig, MorphEncoder, 
 from vlws.models import album as albums
 from vlws.models.album import Album
 from vlws.models.quantize import usage
-from vlws.models.vq import decode, load_vq, to_tokens
+from vlws.models.vq import load_vq
 from vlws.train import fit, warmup_cosine
 
 ENCODER = EncoderConfig(layers=3, slot_layers=(1,))
@@ -70,7 +70,7 @@ def make_llm(tokenizer: PreTrainedTokenizerFast, codes: int, seed: int) -> Llama
 
 
 def make_decoder(vq_codes: int, tokens: int) -> GPT2LMHeadModel:
-    """A GPT-2 of two layers of 64 over the VQGAN's tokens, with random weights."""
+    """A GPT-2 of two layers of 64 over the tokenizer's tokens, with random weights."""
     torch.manual_seed(0)
     return GPT2LMHeadModel(
         GPT2Config(
@@ -132,7 +132,7 @@ def make_album(model: MorphTokens) -> Album:
     """Every drawing through the frozen towers."""
     pixels = albums.all_drawings()
     read = model.read(pixels)
-    return Album(read.ids, read.z, to_tokens(model.vq, pixels))
+    return Album(read.ids, read.z, model.vq.encode(pixels))
 
 
 def train_decoder(model: MorphTokens, album: Album) -> History:
@@ -184,11 +184,11 @@ def teach(model: MorphTokens, album: Album, stage: int) -> History:
 def pretrain(out: Path) -> Path:
     """Train (or go on training), hold against the gates, and write the checkpoint folder with its card."""
     vq = load_vq("vq-emoji", "cpu")
-    encoder, results, told = train_encoder(vq.quantize.embedding.weight.detach().clone())
+    encoder, results, told = train_encoder(vq.codes.clone())
     tokenizer = make_tokenizer()
     llm = make_llm(tokenizer, ENCODER.codes, seed=1_000_000)
     encoder.half().float()  # what is measured is what is shipped
-    decoder = make_decoder(vq.config.num_embeddings, vq.config.num_patches**2)
+    decoder = make_decoder(vq.config.codes, vq.config.tokens)
     model = MorphTokens(encoder, llm, tokenizer, decoder, vq, MorphConfig())
     album = make_album(model)
     histories = {"encoder": told, "decoder": train_decoder(model, album)}
@@ -215,7 +215,7 @@ def ship(model: MorphTokens, out: Path, histories: dict[str, History], results: 
 
 @torch.no_grad()
 def evaluate(model: MorphTokens, album: Album) -> dict[str, float]:
-    """Shares that are right on held-out drawings: answers, captions, VQGAN tokens; and squared errors of pixels."""
+    """Shares that are right on held-out drawings: answers, captions, picture tokens; and squared errors of pixels."""
     rng = np.random.default_rng(21)
     found = {}
     for name, kind in (("answers", "question"), ("captions", "caption")):
@@ -228,7 +228,7 @@ def evaluate(model: MorphTokens, album: Album) -> dict[str, float]:
         wanted = album.vq_ids[[t.target for t in asked]]
         name = "tokens of drawings" if kind == "draw" else f"tokens, {kind}"
         found[name] = float((ids == wanted).float().mean())
-        found[f"squared error, {kind}"] = float(F.mse_loss(decode(model.vq, ids) / 2, decode(model.vq, wanted) / 2))
+        found[f"squared error, {kind}"] = float(F.mse_loss(model.vq.decode(ids) / 2, model.vq.decode(wanted) / 2))
     used = usage(album.ids, len(model.encoder.codebook))
     return found | {"perplexity of codes": used.perplexity, "dead codes": float(len(used.dead))}
 

@@ -1,9 +1,8 @@
 """Train the shipped picture tokenizer: `python -m backbones.vq_emoji [--out FOLDER]`.
 
-vq-emoji: a JanusVQVAE (the VQGAN of Esser et al. 2021 as LlamaGen trains it: codes of length 1) of 32 px pictures, 64
-tokens of 512 codes. Half of what it learns from are drawings of `vlws.data.emoji_world.drawings` (none that is held
-out), half are free scenes. It learns without a codebook, then with one that begins at the centres of k-means: from
-random codes it keeps the grounds and loses the things. No discriminator, no perceptual loss.
+vq-emoji: a `PictureTokenizer` of 32 px pictures, 64 tokens of 512 codes. Half of what it learns from are drawings of
+`vlws.data.emoji_world.drawings` (none that is held out), half are free scenes. It learns without a codebook, then with
+one that begins at the centres of k-means: from random codes it keeps the grounds and loses the things.
 """
 
 from functools import partial
@@ -15,27 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
-from transformers import JanusVQVAE, JanusVQVAEConfig
 
 from backbones.common import History, curve, draw_losses, run_recipe, table, work_folder
 from vlws.data.emoji_world import drawings, renderer, scenes
 from vlws.data.emoji_world.scenes import CORPUS_SEED
 from vlws.files import replace_folder
 from vlws.models.quantize import Codebook, usage
-from vlws.models.vq import decode, from_pixels, load_vq, to_tokens
+from vlws.models.vq import PictureTokenizer, VQConfig, from_pixels, load_vq
 from vlws.train import fit, warmup_cosine
 
-WARM, STEPS, BATCH = 800, 2400, 16  # steps without a codebook, then with it
+WARM, STEPS, BATCH = 1000, 4000, 32  # steps without a codebook, then with it
 GATE = 0.80  # SSIM of held-out drawings
-CONFIG = {
-    "embed_dim": 16,
-    "num_embeddings": 512,
-    "latent_channels": 64,
-    "base_channels": 32,
-    "channel_multiplier": (1, 1, 2),
-    "num_res_blocks": 1,
-    "num_patches": drawings.SIDE // 4,
-}
+CONFIG = VQConfig()
 
 
 def pictures(step: int, n: int = BATCH) -> Tensor:
@@ -48,25 +38,21 @@ def pictures(step: int, n: int = BATCH) -> Tensor:
 
 
 class Learner(nn.Module):
-    """The autoencoder with a codebook that learns; `vq` alone is shipped."""
+    """The tokenizer with a codebook that learns; `vq` alone is shipped."""
 
-    def __init__(self, vq: JanusVQVAE) -> None:
+    def __init__(self, vq: PictureTokenizer) -> None:
         super().__init__()
-        self.vq, self.codebook = vq, Codebook(vq.config.num_embeddings, vq.config.embed_dim, unit=True)
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Pictures -> "row h w dim"."""
-        return self.vq.quant_conv(self.vq.encoder(pixels)).permute(0, 2, 3, 1)
+        self.vq, self.codebook = vq, Codebook(vq.config.codes, vq.config.dim, unit=True)
 
     def loss(self, pixels: Tensor, quantised: bool) -> Tensor:
         """Mean absolute and four times the mean squared error of pixels, and a quarter of the distance to the codes.
 
         Things are small: the squared error sees them.
         """
-        z, tied = F.normalize(self.encode(pixels), dim=-1), torch.zeros(())
+        z, tied = self.vq.before_codes(pixels), torch.zeros(())
         if quantised:
             z, _, tied = self.codebook(z)
-        drawn = self.vq.decoder(self.vq.post_quant_conv(z.permute(0, 3, 1, 2)))
+        drawn = self.vq.from_codes(z)
         return F.l1_loss(drawn, pixels) + 4 * F.mse_loss(drawn, pixels) + 0.25 * tied
 
 
@@ -90,15 +76,15 @@ def learn(learner: Learner, steps: int, quantised: bool) -> History:
 def pretrain(out: Path, steps: int = STEPS, gate: float = GATE) -> Path:
     """Train (or go on training), hold against the gate, and write the checkpoint folder with its card."""
     torch.manual_seed(0)
-    learner = Learner(JanusVQVAE(JanusVQVAEConfig(**CONFIG)))
+    learner = Learner(PictureTokenizer(CONFIG))
     history = learn(learner, WARM, quantised=False)
     with torch.no_grad():
-        learner.codebook.start(torch.cat([learner.encode(pictures(k, 64)).flatten(0, 2) for k in range(8)]))
+        learner.codebook.start(torch.cat([learner.vq.before_codes(pictures(k, 64)).flatten(0, 2) for k in range(8)]))
     told = learn(learner, steps, quantised=True)
     history += [record | {"step": record["step"] + WARM} for record in told]
     vq = learner.vq
     with torch.no_grad():
-        vq.quantize.embedding.weight.copy_(learner.codebook.codes)
+        vq.codes.copy_(learner.codebook.codes)
     vq.half().float()  # what is measured is what is shipped
     results = evaluate(vq)
     print(results)
@@ -113,33 +99,33 @@ def pretrain(out: Path, steps: int = STEPS, gate: float = GATE) -> Path:
 
 
 @torch.no_grad()
-def evaluate(vq: JanusVQVAE) -> dict[str, float]:
+def evaluate(vq: PictureTokenizer) -> dict[str, float]:
     """SSIM and squared error of reconstructions (pixels in 0..1), and how the codebook is used."""
     found = {}
     held = drawings.render([drawings.everything()[i] for i in drawings.splits().test])
     free = renderer.render(scenes.sample(512, CORPUS_SEED - 1), drawings.SIDE)
     for name, shown in (("held-out drawings", held), ("free scenes", free)):
         pixels = from_pixels(shown)
-        ids = to_tokens(vq, pixels)
-        drawn, true = (decode(vq, ids) + 1) / 2, (pixels + 1) / 2
+        ids = vq.encode(pixels)
+        drawn, true = (vq.decode(ids) + 1) / 2, (pixels + 1) / 2
         found[f"SSIM, {name}"] = float(cast(Tensor, ssim(drawn, true, data_range=1.0)))
         found[f"squared error, {name}"] = float(F.mse_loss(drawn, true))
-        found[f"perplexity of codes, {name}"] = usage(ids, vq.config.num_embeddings).perplexity
+        found[f"perplexity of codes, {name}"] = usage(ids, vq.config.codes).perplexity
     return found
 
 
-def card(vq: JanusVQVAE, history, results) -> str:
+def card(vq: PictureTokenizer, history, results) -> str:
     """README.md of the checkpoint."""
     size = sum(p.numel() for p in vq.parameters()) / 1e6
     return f"""# vq-emoji
 
-A `JanusVQVAE` (the VQGAN that Janus and LlamaGen draw with) of {size:.2f} M parameters, half precision: 32 px pictures
-as 8 x 8 tokens of 512 codes. What it makes of a picture is the ceiling of whatever draws by its tokens.
+A `PictureTokenizer` of {size:.2f} M parameters, half precision: 32 px pictures as 8 x 8 tokens of 512 codes, each of
+one patch. What it makes of a picture is the ceiling of whatever draws by its tokens.
 
 ```python
-from transformers import JanusVQVAE
+from vlws.models.vq import load_vq
 
-vq = JanusVQVAE.from_pretrained(folder)
+vq = load_vq("vq-emoji")
 ```
 
 - Data: drawings of `vlws.data.emoji_world.drawings` (none that is held out) and free scenes, half each,

@@ -1,7 +1,7 @@
 """Morph-tokens (Pan et al., ICML 2024, arXiv:2405.01926): one model that reads pictures and draws them.
 
     comprehension   picture -> ViT -> deconfounded Q-Former -> codes M;  [M, question] -> LLM -> answer
-    generation      [M, request] -> LLM -> M' -> decoder -> tokens of a VQGAN -> picture
+    generation      [M, request] -> LLM -> M' -> decoder -> tokens of a picture tokenizer -> picture
 
 Pre-MLLM tokens M are abstract, post-MLLM tokens M' are complete: no loss asks that M' be M. The release holds stage 1
 and inference alone; what it leaves open is a setting here, and named after the spec's readings in chapter 03.
@@ -24,13 +24,12 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
     DynamicCache,
-    JanusVQVAE,
 )
 
 from vlws.errors import InputError
 from vlws.models import hub
-from vlws.models import vq as pictures
 from vlws.models.quantize import Codebook
+from vlws.models.vq import PictureTokenizer
 
 IGNORED = -100
 PICTURE = "<image>"  # in a text: where the tokens of a picture go
@@ -155,7 +154,7 @@ class MorphEncoder(nn.Module):
     """Picture -> M: ViT, causal Q-Former, head, codebook.
 
     Args:
-        dictionary: confounders "n dim", here the VQGAN's codes (as many as the release's dictionary has rows).
+        dictionary: confounders "n dim", here the picture tokenizer's codes (in the release, too, n is their number).
 
     >>> encoder = MorphEncoder(EncoderConfig(slot_layers=(), deconfound=False)).eval()
     >>> encoder(torch.zeros(1, 3, 32, 32)).z.shape
@@ -284,8 +283,8 @@ class MorphTokens(nn.Module):
         encoder: picture -> M, frozen.
         llm: a causal language model of transformers; its vocabulary gains `<img>`, `</img>` and a token a code, whose
             embeddings are the codes and stay so.
-        decoder: a causal language model over the VQGAN's tokens, which M' stands before.
-        vq: the VQGAN, frozen.
+        decoder: a causal language model over the picture tokenizer's tokens, which M' stands before.
+        vq: the picture tokenizer, frozen.
     """
 
     start: int
@@ -298,13 +297,13 @@ class MorphTokens(nn.Module):
         llm: Any,
         tokenizer: Any,
         decoder: Any,
-        vq: JanusVQVAE,
+        vq: PictureTokenizer,
         config: MorphConfig | None = None,
     ) -> None:
         super().__init__()
         self.config = config or MorphConfig()
         self.encoder = encoder.eval().requires_grad_(False)
-        self.vq: Any = vq.eval().requires_grad_(False)
+        self.vq = vq.eval().requires_grad_(False)
         self.llm, self.decoder, self.tokenizer = llm, decoder, tokenizer
         dim, inner = llm.config.get_text_config().hidden_size, decoder.config.hidden_size
         self.prefix = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, inner))  # M' -> the decoder
@@ -484,7 +483,7 @@ class MorphTokens(nn.Module):
         return (hard + soft - soft.detach()) @ rows if how == "straight-through" else hard @ rows
 
     def image_loss(self, tokens: Tensor, vq_ids: Tensor) -> Tensor:
-        """L_img: cross-entropy of the target's VQGAN tokens "row token" under the decoder, after M' "row query dim"."""
+        """L_img: cross-entropy of the target's picture tokens "row token" in the decoder, after M' "row query dim"."""
         before = self.decoder.get_input_embeddings()(vq_ids[:, :-1])
         logits = self.decoder(inputs_embeds=torch.cat([self.prefix(tokens), before], 1)).logits
         return F.cross_entropy(logits[:, tokens.shape[1] - 1 :].flatten(0, 1), vq_ids.flatten())
@@ -494,7 +493,7 @@ class MorphTokens(nn.Module):
 
         Args:
             told: prompts with answers. asked: prompts that end with `<img>`.
-            ids, vq_ids: M "row query" and VQGAN tokens "row token" of the pictures that are asked for.
+            ids, vq_ids: M "row query" and picture tokenizer tokens "row token" of the pictures that are asked for.
             forced: `asked` with M of the target as labels; where M' must be M and no L_img needs M', the LLM is taught
                 by them, and the decoder by M.
         """
@@ -543,14 +542,14 @@ class MorphTokens(nn.Module):
 
     @torch.no_grad()
     def draw(self, tokens: Tensor, *, sample: bool = False, cached: bool = True) -> Tensor:
-        """M' "row query dim" -> VQGAN tokens "row token": the likeliest one after another; `sample`: T=1, top 250."""
+        """M' "row query dim" -> picture tokens "row token": the likeliest one after another; `sample`: T=1, top 250."""
         return self.decoder.generate(
             inputs_embeds=self.prefix(tokens),
             attention_mask=torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device),
-            max_new_tokens=self.vq.config.num_patches**2,
-            min_new_tokens=self.vq.config.num_patches**2,
+            max_new_tokens=self.vq.config.tokens,
+            min_new_tokens=self.vq.config.tokens,
             do_sample=sample,
-            top_k=min(250, self.vq.config.num_embeddings) if sample else None,
+            top_k=min(250, self.vq.config.codes) if sample else None,
             use_cache=cached,
             pad_token_id=0,
             eos_token_id=None,
@@ -559,7 +558,7 @@ class MorphTokens(nn.Module):
     @torch.no_grad()
     def paint(self, prompts: Prompts, *, sample: bool = False) -> Tensor:
         """Prompts that end with `<img>` -> pictures "row 3 side side", about [-1, 1]."""
-        return pictures.decode(self.vq, self.draw(self.think(prompts).tokens, sample=sample))
+        return self.vq.decode(self.draw(self.think(prompts).tokens, sample=sample))
 
     def with_config(self, **changes: Any) -> "MorphTokens":
         """Itself, with other settings from now on."""
@@ -571,7 +570,7 @@ class MorphTokens(nn.Module):
         return {"model_type": "morph_tokens", "encoder": asdict(self.encoder.config), "morph": asdict(self.config)}
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the whole model: encoder and maps; LLM with tokenizer, decoder and VQGAN as transformers does."""
+        """Write the whole model: encoder and maps in one file, LLM, decoder and picture tokenizer in folders."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         parts = {"llm": self.llm, "decoder": self.decoder, "vq": self.vq}
@@ -603,7 +602,7 @@ class MorphTokens(nn.Module):
             AutoModelForCausalLM.from_pretrained(folder / "llm", dtype=torch.float32),
             AutoTokenizer.from_pretrained(folder / "llm"),
             AutoModelForCausalLM.from_pretrained(folder / "decoder", dtype=torch.float32),
-            JanusVQVAE.from_pretrained(folder / "vq", dtype=torch.float32),
+            PictureTokenizer.from_pretrained(folder / "vq"),
             MorphConfig(**told["morph"]),
         )
         missing, unknown = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)

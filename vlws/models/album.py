@@ -54,7 +54,7 @@ STAGES: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {  # tasks that are
 
 
 class Lesson(NamedTuple):
-    """A batch as `MorphTokens.loss` takes it: prompts with answers, prompts for pictures, M and VQGAN tokens of these
+    """A batch as `MorphTokens.loss` takes it: prompts with answers, prompts for pictures, M and picture tokens of these
     pictures, and the prompts with M as labels.
 
     >>> Lesson._fields

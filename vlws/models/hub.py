@@ -51,7 +51,7 @@ MLLM = Kinds(  # what `families.load_mllm` takes
     },
     "Salesforce/blip2-opt-2.7b",
 )
-VQ = Kinds({"janus_vqgan": "JanusVQVAE"}, "a folder that JanusVQVAE.save_pretrained wrote")  # what `vq.load_vq` takes
+VQ = Kinds({"picture_tokenizer": "PictureTokenizer"}, "a folder that PictureTokenizer.save_pretrained wrote")
 MORPH = Kinds({"morph_tokens": "MorphTokens"}, "a folder that MorphTokens.save_pretrained wrote")
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # each whole, or in parts that an .index.json lists

@@ -1,36 +1,151 @@
-"""Pictures as tokens: a VQGAN of transformers (`JanusVQVAE`), shipped or the reader's own."""
+"""Pictures as tokens: a small vector-quantised autoencoder (van den Oord et al. 2017) whose tokens are local.
 
-from typing import cast
+A token is a code of one patch and of nothing beside it, so that the same thing on the same ground has the same tokens
+wherever the rest of the picture differs: a VQGAN's encoder, which sees the whole picture in each token, gave tokens
+that a small decoder could not learn in minutes (chapter 03, section 8). The way back looks at neighbours.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
-from torch import Tensor
-from transformers import JanusVQVAE
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vlws.errors import InputError
 from vlws.models import hub
+from vlws_kernels import nearest_code
 
 
-def load_vq(name: str, device: str = "auto") -> JanusVQVAE:
-    """A picture tokenizer: the name of a shipped one, a folder, or a hub id; frozen, in float32.
+@dataclass(frozen=True)
+class VQConfig:
+    """Sizes: pictures of `side` pixels, a token each `patch` x `patch`, codes of length 1 and dimension `dim`.
+
+    >>> VQConfig().tokens
+    64
+    """
+
+    side: int = 32
+    patch: int = 4
+    codes: int = 512
+    dim: int = 16
+    width: int = 128
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a picture."""
+        return (self.side // self.patch) ** 2
+
+
+class Residual(nn.Module):
+    """Two convolutions of 3 x 3, added to what comes in.
+
+    >>> Residual(8)(torch.zeros(1, 8, 4, 4)).shape
+    torch.Size([1, 8, 4, 4])
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.GELU(), nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, width, 3, padding=1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """ "row width h w" in and out."""
+        return x + self.body(x)
+
+
+class PictureTokenizer(nn.Module):
+    """Pictures "row 3 side side" in [-1, 1] to token ids "row token" (int64, row by row from the top), and back.
+
+    >>> vq = PictureTokenizer(VQConfig())
+    >>> vq.encode(torch.zeros(2, 3, 32, 32)).shape, vq.decode(torch.zeros(2, 64, dtype=torch.long)).shape
+    (torch.Size([2, 64]), torch.Size([2, 3, 32, 32]))
+    """
+
+    codes: Tensor
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.config, width = config, config.width
+        self.to_code = nn.Sequential(
+            nn.Conv2d(3, width, config.patch, stride=config.patch),
+            nn.GELU(),
+            nn.Conv2d(width, width, 1),
+            nn.GELU(),
+            nn.Conv2d(width, config.dim, 1),
+        )
+        self.to_pixels = nn.Sequential(
+            nn.Conv2d(config.dim, width, 3, padding=1),
+            Residual(width),
+            Residual(width),
+            nn.GELU(),
+            nn.Conv2d(width, 3 * config.patch**2, 1),
+            nn.PixelShuffle(config.patch),
+        )
+        self.register_buffer("codes", F.normalize(torch.randn(config.codes, config.dim), dim=-1))
+
+    def before_codes(self, pixels: Tensor) -> Tensor:
+        """Pictures -> vectors of length 1, "row h w dim"."""
+        return F.normalize(rearrange(self.to_code(pixels), "b d h w -> b h w d"), dim=-1)
+
+    def from_codes(self, codes: Tensor) -> Tensor:
+        """Vectors "row h w dim" -> pictures, about [-1, 1]."""
+        return self.to_pixels(rearrange(codes, "b h w d -> b d h w"))
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor, chunk: int = 512) -> Tensor:
+        """Pictures -> token ids.
+
+        Raises:
+            InputError: pictures of another size.
+        """
+        side = self.config.side
+        if pixels.shape[-2:] != (side, side):
+            h, w = pixels.shape[-2:]
+            raise InputError(f"Pictures of {w} x {h} pixels: this tokenizer reads {side} x {side}.")
+        parts = [self.before_codes(part.to(self.codes.device)).flatten(1, 2) for part in pixels.split(chunk)]
+        return torch.cat([nearest_code(z.flatten(0, 1), self.codes)[1].view(z.shape[:2]) for z in parts])
+
+    @torch.no_grad()
+    def decode(self, ids: Tensor, chunk: int = 512) -> Tensor:
+        """Token ids -> pictures, about [-1, 1]."""
+        h = self.config.side // self.config.patch
+        parts = [
+            rearrange(self.codes[part], "b (h w) d -> b h w d", h=h) for part in ids.to(self.codes.device).split(chunk)
+        ]
+        return torch.cat([self.from_codes(part) for part in parts])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights and config."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+        settings = {"model_type": "picture_tokenizer", **asdict(self.config)}
+        (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "PictureTokenizer":
+        """What `save_pretrained` wrote; frozen, in eval mode, float32."""
+        settings = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        vq = cls(VQConfig(**{k: v for k, v in settings.items() if k != "model_type"}))
+        vq.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+        return vq.float().eval().requires_grad_(False)
+
+
+def load_vq(name: str, device: str = "auto") -> PictureTokenizer:
+    """A picture tokenizer: the name of a shipped one, or a folder.
 
     >>> vq = load_vq("vq-emoji", "cpu")
-    >>> side(vq), vq.config.num_embeddings
-    (32, 256)
+    >>> vq.config.side, vq.config.codes
+    (32, 512)
     """
     source, _ = hub.locate(name, hub.VQ)
-    vq = JanusVQVAE.from_pretrained(source, dtype=torch.float32).to(hub.resolve_device(device))
-    return cast(JanusVQVAE, vq.eval().requires_grad_(False))
-
-
-def side(vq: JanusVQVAE) -> int:
-    """Pixels of a side of the pictures that it reads and draws.
-
-    >>> side(load_vq("vq-emoji", "cpu"))
-    32
-    """
-    return int(vq.config.num_patches * 2 ** (len(vq.config.channel_multiplier) - 1))
+    return PictureTokenizer.from_pretrained(source).to(hub.resolve_device(device))
 
 
 def from_pixels(pictures: np.ndarray) -> Tensor:
@@ -41,7 +156,7 @@ def from_pixels(pictures: np.ndarray) -> Tensor:
     """
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3:
         raise InputError(
-            f"Pictures are {pictures.dtype} {pictures.shape}; they must be uint8 of shape n, h, w, 3 (RGB)."
+            f"Pictures are {pictures.dtype} {pictures.shape}; accepted is uint8 of shape n, h, w, 3 (RGB)."
         )
     return rearrange(torch.from_numpy(pictures), "n h w c -> n c h w").float() / 127.5 - 1
 
@@ -55,31 +170,3 @@ def to_pixels(values: Tensor) -> np.ndarray:
     """
     scaled = ((values.detach().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
     return rearrange(scaled, "n c h w -> n h w c").numpy()
-
-
-@torch.no_grad()
-def to_tokens(vq: JanusVQVAE, pixels: Tensor, chunk: int = 256) -> Tensor:
-    """Pictures "n 3 h w" in [-1, 1] -> token ids "n (h w)", int64, row by row from the top.
-
-    Raises:
-        InputError: pictures of another size than the tokenizer's.
-
-    >>> to_tokens(load_vq("vq-emoji", "cpu"), torch.zeros(2, 3, 32, 32)).shape
-    torch.Size([2, 64])
-    """
-    wanted = side(vq)
-    if pixels.shape[-2:] != (wanted, wanted):
-        h, w = pixels.shape[-2:]
-        raise InputError(f"Pictures of {w} x {h} pixels: this tokenizer reads {wanted} x {wanted}.")
-    parts = [vq.encode(part.to(vq.device)).image_tokens.view(len(part), -1) for part in pixels.split(chunk)]
-    return torch.cat(parts)
-
-
-@torch.no_grad()
-def decode(vq: JanusVQVAE, ids: Tensor, chunk: int = 256) -> Tensor:
-    """Token ids "n (h w)" -> pictures "n 3 h w", about [-1, 1].
-
-    >>> decode(load_vq("vq-emoji", "cpu"), torch.zeros(2, 64, dtype=torch.long)).shape
-    torch.Size([2, 3, 32, 32])
-    """
-    return torch.cat([vq.decode(part) for part in ids.to(vq.device).split(chunk)])
