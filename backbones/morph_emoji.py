@@ -33,8 +33,8 @@ from vlws.models.vq import load_vq
 from vlws.train import fit, warmup_cosine
 
 ENCODER = EncoderConfig(layers=3, slot_layers=(1,))
-ENCODER_STEPS, DECODER_STEPS = 2500, 1500
-STEPS = {1: 400, 2: 1500, 3: 3000}
+ENCODER_STEPS, DECODER_STEPS = 2500, 1200
+STEPS = {1: 300, 2: 1000, 3: 2500}
 BATCH = 64
 GATES = {"stage 0, thing": 0.95, "stage 0, colour": 0.95, "stage 0, place": 0.95}
 GATES |= {"answers": 0.90, "captions": 0.80, "tokens of drawings": 0.80}
@@ -170,7 +170,7 @@ def teach(model: MorphTokens, album: Album, stage: int) -> History:
     return fit(
         model,
         lambda m, lesson: m.loss(*lesson),
-        partial(albums.lesson, model, album, stage, seed=1_000_000, n=32),
+        partial(albums.lesson, model, album, stage, seed=1_000_000, n=24),
         STEPS[stage],
         optimizer,
         warmup_cosine(optimizer, STEPS[stage], 0.05),
@@ -253,7 +253,7 @@ pictures = model.paint(model.prompts(["draw a blue cat at the top left on teal s
 - Data: drawings of `vlws.data.emoji_world.drawings`, none that is held out, and the six tasks of
   `vlws.data.emoji_world.drawing_tasks`; seed 1,000,000.
 - Stage 0: the encoder learns thing, colour and place ({ENCODER_STEPS:,} steps of {BATCH}), then the decoder draws from
-  its codes ({DECODER_STEPS:,}). Stages 1, 2, 3: {STEPS[1]:,}, {STEPS[2]:,}, {STEPS[3]:,} steps of 32 answers and 32
+  its codes ({DECODER_STEPS:,}). Stages 1, 2, 3: {STEPS[1]:,}, {STEPS[2]:,}, {STEPS[3]:,} steps of 24 answers and 24
   pictures, AdamW, cosine from 0.002, soft tokens at temperature 2, one CPU thread: `python -m backbones.morph_emoji`.
 - Licence: MIT, as the workspace; pictures are named in NOTICE.
 

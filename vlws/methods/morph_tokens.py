@@ -60,7 +60,7 @@ class EncoderConfig:
     queries: int = 4
     codes: int = 64
     code_dim: int = 96
-    confounders: int = 256
+    confounders: int = 512
     confounder_dim: int = 16
     slot_layers: tuple[int, ...] = (1,)
     deconfound: bool = True
@@ -163,9 +163,10 @@ class MorphEncoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, dictionary: Tensor | None = None) -> None:
         super().__init__()
-        self.config, width = config, config.width
         if dictionary is None:
             dictionary = torch.zeros(config.confounders, config.confounder_dim)
+        config = replace(config, confounders=len(dictionary), confounder_dim=dictionary.shape[1])
+        self.config, width = config, config.width
         vit = CLIPVisionConfig(
             hidden_size=width,
             intermediate_size=2 * width,
