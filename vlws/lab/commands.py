@@ -91,6 +91,46 @@ def _edited(done: dict[str, Any]) -> str:
 
 
 @app.command()
+def draw(
+    texts: Annotated[list[str], typer.Argument(help="Requests, or questions with --ask.", show_default=False)],
+    backbone: Annotated[str, typer.Option(help="A MorphTokens folder, or a shipped model.")] = "morph-emoji",
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="A picture for each <image> in the texts, in order; may be repeated.", show_default=False),
+    ] = None,
+    resize: Annotated[bool, typer.Option("--resize", help="Take pictures of any size.")] = False,
+    ask: Annotated[bool, typer.Option("--ask", help="Answer in words instead of drawing.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the PNGs.")] = Path("drawings"),
+    sample: Annotated[bool, typer.Option("--sample", help="Draw tokens at random, by --seed.")] = False,
+    seed: Annotated[int, typer.Option(help="Of --sample.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Draw pictures from text (and pictures), each a PNG; or answer questions about pictures.
+
+    Examples: vlws draw "draw a blue cat at the top left on teal stripes ."; vlws draw "<image> what is it ?" --image
+    drawings/0.png --ask
+    """
+    from vlws.draw import draw as paint
+
+    done = paint(
+        texts,
+        backbone,
+        images=image or (),
+        resize=resize,
+        ask=ask,
+        out=out,
+        sample=sample,
+        seed=seed,
+        device=device,
+    )
+    rows = (
+        [[r["text"], r["answer"]] for r in done["answers"]] if ask else [[r["text"], r["file"]] for r in done["drawn"]]
+    )
+    answer(as_json, done, aligned(["text", "answer" if ask else "drawn"], rows, width()))
+
+
+@app.command()
 def sweep(
     chapter: Annotated[str, typer.Argument(help="A chapter by id, slug or name.")],
     param: Annotated[
