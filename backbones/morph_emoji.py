@@ -22,12 +22,12 @@ from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from backbones.common import History, check_gates, curve, draw_losses, learn_tokenizer, run_recipe, table, work_folder
+from vlws.data.emoji_world import album as albums
 from vlws.data.emoji_world import drawings
+from vlws.data.emoji_world.album import Album
 from vlws.data.emoji_world.drawing_tasks import DRAW, TELL, tasks
 from vlws.files import replace_folder
 from vlws.methods.morph_tokens import EncoderConfig, MorphConfig, MorphEncoder, MorphTokens, Readout
-from vlws.models import album as albums
-from vlws.models.album import Album
 from vlws.models.quantize import usage
 from vlws.models.vq import load_vq
 from vlws.train import fit, warmup_cosine

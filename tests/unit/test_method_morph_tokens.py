@@ -7,12 +7,12 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GPT2Config, OPTConfig, Qwen2Config
 
 from backbones.morph_emoji import make_decoder, make_llm, make_tokenizer
+from vlws.data.emoji_world import album as albums
 from vlws.data.emoji_world import drawings
+from vlws.data.emoji_world.album import Album
 from vlws.data.emoji_world.drawing_tasks import DRAW, TELL, tasks
 from vlws.errors import InputError
 from vlws.methods.morph_tokens import EncoderConfig, MorphConfig, MorphEncoder, MorphTokens, SlotAttention
-from vlws.models import album as albums
-from vlws.models.album import Album
 from vlws.models.vq import PictureTokenizer, VQConfig
 
 

@@ -232,6 +232,8 @@ class MorphConfig:
             as in training), "straight-through" (the best code, the mixture's gradient), "gumbel" (a drawn code), "hard"
             (the best code, no gradient), "continuous" (no codes: vectors before the codebook go in, a linear head on
             hidden states comes out).
+        forget: in training, each picture's earlier tokens are replaced by random ones at a rate drawn up to this. With
+            all of them given (0), the decoder tells the ground from its first token and M' is hardly ever asked.
 
     >>> MorphConfig(relax="soft", tau=2.0).equal
     0.0
@@ -242,10 +244,13 @@ class MorphConfig:
     equal: float = 0.0
     relax: str = "soft"
     tau: float = 2.0
+    forget: float = 1.0
 
     def __post_init__(self) -> None:
         if self.relax not in RELAXATIONS:
             raise InputError(f"relax={self.relax!r}: accepted are {', '.join(RELAXATIONS)}.")
+        if not 0 <= self.forget <= 1:
+            raise InputError(f"forget={self.forget}: a share lies between 0 and 1.")
         if not self.tau > 0:
             raise InputError(f"tau={self.tau}: a temperature is above 0.")
         if min(self.text, self.image, self.equal) < 0 or not max(self.text, self.image, self.equal) > 0:
@@ -485,7 +490,12 @@ class MorphTokens(nn.Module):
 
     def image_loss(self, tokens: Tensor, vq_ids: Tensor) -> Tensor:
         """L_img: cross-entropy of the target's picture tokens "row token" in the decoder, after M' "row query dim"."""
-        before = self.decoder.get_input_embeddings()(vq_ids[:, :-1])
+        before = vq_ids[:, :-1]
+        if self.training and self.config.forget:
+            rate = self.config.forget * torch.rand(len(before), 1, device=before.device)
+            gone = torch.rand(before.shape, device=before.device) < rate
+            before = torch.where(gone, torch.randint_like(before, self.vq.config.codes), before)
+        before = self.decoder.get_input_embeddings()(before)
         logits = self.decoder(inputs_embeds=torch.cat([self.prefix(tokens), before], 1)).logits
         return F.cross_entropy(logits[:, tokens.shape[1] - 1 :].flatten(0, 1), vq_ids.flatten())
 

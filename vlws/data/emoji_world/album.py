@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from vlws.data.emoji_world import drawings
 from vlws.data.emoji_world.drawing_tasks import Task, tasks
-from vlws.models.vq import from_pixels
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ def all_drawings() -> Tensor:
     >>> all_drawings().shape
     torch.Size([5760, 3, 32, 32])
     """
-    return from_pixels(drawings.render(drawings.everything()))
+    pictures = torch.from_numpy(drawings.render(drawings.everything()))
+    return rearrange(pictures, "n h w c -> n c h w").float() / 127.5 - 1
 
 
 def labels(of: np.ndarray | None = None) -> dict[str, Tensor]:
