@@ -27,14 +27,15 @@ from vlws.data.emoji_world import drawings
 from vlws.data.emoji_world.album import Album
 from vlws.data.emoji_world.drawing_tasks import DRAW, TELL, tasks
 from vlws.files import replace_folder
-from vlws.methods.morph_tokens import EncoderConfig, MorphConfig, MorphEncoder, MorphTokens, Readout
+from vlws.methods.morph_tokens import MorphConfig, MorphTokens
+from vlws.models.morph_encoder import EncoderConfig, MorphEncoder, Readout
 from vlws.models.quantize import usage
 from vlws.models.vq import load_vq
 from vlws.train import fit, warmup_cosine
 
 ENCODER = EncoderConfig(layers=3, slot_layers=(1,))
 ENCODER_STEPS, DECODER_STEPS = 2500, 1200
-STEPS = {1: 300, 2: 1000, 3: 2500}
+STEPS = {1: 200, 2: 600, 3: 2000}
 BATCH = 64
 GATES = {"stage 0, thing": 0.95, "stage 0, colour": 0.95, "stage 0, place": 0.95}
 GATES |= {"answers": 0.90, "captions": 0.80, "tokens of drawings": 0.80}
@@ -153,7 +154,7 @@ def train_decoder(model: MorphTokens, album: Album) -> History:
         DECODER_STEPS,
         optimizer,
         warmup_cosine(optimizer, DECODER_STEPS, 0.05),
-        out=work_folder("morph-decoder", (DECODER_STEPS, BATCH), parts, [album.ids, album.vq_ids]),
+        out=work_folder("morph-decoder", (DECODER_STEPS, BATCH, model.config.forget), parts, [album.ids, album.vq_ids]),
         clip=1.0,
         device="cpu",
         label="decoder",
@@ -166,7 +167,7 @@ def train_decoder(model: MorphTokens, album: Album) -> History:
 def teach(model: MorphTokens, album: Album, stage: int) -> History:
     """A stage of the LLM's training: the first with M' = M, the others without."""
     model.with_config(image=0.0 if stage == 1 else 1.0, equal=1.0 if stage == 1 else 0.0)
-    optimizer = torch.optim.AdamW(model.learned(), lr=2e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.learned(), lr=4e-3, weight_decay=0.0)
     return fit(
         model,
         lambda m, lesson: m.loss(*lesson),
@@ -254,7 +255,7 @@ pictures = model.paint(model.prompts(["draw a blue cat at the top left on teal s
   `vlws.data.emoji_world.drawing_tasks`; seed 1,000,000.
 - Stage 0: the encoder learns thing, colour and place ({ENCODER_STEPS:,} steps of {BATCH}), then the decoder draws from
   its codes ({DECODER_STEPS:,}). Stages 1, 2, 3: {STEPS[1]:,}, {STEPS[2]:,}, {STEPS[3]:,} steps of 24 answers and 24
-  pictures, AdamW, cosine from 0.002, soft tokens at temperature 2, one CPU thread: `python -m backbones.morph_emoji`.
+  pictures, AdamW, cosine from 0.004, soft tokens at temperature 2, one CPU thread: `python -m backbones.morph_emoji`.
 - Licence: MIT, as the workspace; pictures are named in NOTICE.
 
 | held out | | gate |

@@ -12,7 +12,8 @@ from vlws.data.emoji_world import drawings
 from vlws.data.emoji_world.album import Album
 from vlws.data.emoji_world.drawing_tasks import DRAW, TELL, tasks
 from vlws.errors import InputError
-from vlws.methods.morph_tokens import EncoderConfig, MorphConfig, MorphEncoder, MorphTokens, SlotAttention
+from vlws.methods.morph_tokens import MorphConfig, MorphTokens
+from vlws.models.morph_encoder import EncoderConfig, MorphEncoder, SlotAttention
 from vlws.models.vq import PictureTokenizer, VQConfig
 
 

@@ -44,11 +44,17 @@ def test_codes_are_the_running_means_of_their_vectors():
     low = int(book.codes.argmin())
     for _ in range(3):
         book(torch.tensor([[1.0], [1.0], [10.0], [10.0]]))
-    # uses stay even; sums follow s <- s / 2 + (sum of vectors) / 2, from 0 of the share 1/2 with 2 of 4 vectors
-    uses, total = 0.5, 0.0
-    for _ in range(3):
-        uses, total = 0.5 * uses + 0.5 * 2, 0.5 * total + 0.5 * 2.0
-    assert book.codes[low].item() == pytest.approx(total / uses)
+    assert book.codes[low].item() == pytest.approx(1 - 0.5**3)  # from 0 half of the way to 1, three times
+    assert book.uses.tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_what_k_means_began_is_not_taken_for_dead():
+    torch.manual_seed(0)
+    book, z = Codebook(16, 2), torch.randn(512, 2)
+    book.start(z)
+    before = book.codes.clone()
+    book(z[:64])
+    assert (book.codes - before).norm(dim=1).max() < 0.05
 
 
 def test_dead_codes_come_back():

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vlws.errors import InputError
 from vlws_kernels import kmeans, nearest_code
 
-DEAD = 0.05  # a code is dead whose average use a batch has fallen below this share of an even one
+DEAD = 0.05  # a code is dead whose average share of the vectors has fallen below this part of an even one
 
 
 class Quantized(NamedTuple):
@@ -39,8 +39,9 @@ class Codebook(nn.Module):
     While the module trains, a code that is dead becomes a vector of the batch, drawn at random.
 
     >>> _ = torch.manual_seed(0)
-    >>> book, corners = Codebook(4, 2), torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-    >>> for _ in range(50):
+    >>> book, corners = Codebook(4, 2), torch.tensor([[0.0, 0.0], [0.0, 9.0], [9.0, 0.0], [9.0, 9.0]])
+    >>> book.start(corners.repeat(8, 1))
+    >>> for _ in range(5):
     ...     _ = book(corners.repeat(8, 1))
     >>> book.eval()(corners).ids.unique().tolist()  # each corner has a code
     [0, 1, 2, 3]
@@ -100,11 +101,11 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def _move(self, z: Tensor, ids: Tensor) -> None:
         """Running means; codes without use begin anew at vectors of this batch."""
-        used = torch.bincount(ids, minlength=len(self)).float()
-        self.uses.mul_(self.decay).add_(used, alpha=1 - self.decay)
-        self.sums.mul_(self.decay).index_add_(0, ids, z, alpha=1 - self.decay)
+        share = torch.bincount(ids, minlength=len(self)) / len(z)
+        self.uses.mul_(self.decay).add_(share, alpha=1 - self.decay)
+        self.sums.mul_(self.decay).index_add_(0, ids, z / len(z), alpha=1 - self.decay)
         self.codes.copy_(self._scaled(torch.where(self.uses[:, None] > 0, self.sums / self.uses[:, None], self.codes)))
-        even = len(z) / len(self)
+        even = 1 / len(self)
         dead = (self.uses < DEAD * even).nonzero()[:, 0]
         if len(dead):
             rows = z[torch.randint(len(z), (len(dead),))]

@@ -65,6 +65,13 @@ class PictureTokenizer(nn.Module):
     >>> vq = PictureTokenizer(VQConfig())
     >>> vq.encode(torch.zeros(2, 3, 32, 32)).shape, vq.decode(torch.zeros(2, 64, dtype=torch.long)).shape
     (torch.Size([2, 64]), torch.Size([2, 3, 32, 32]))
+    >>> vq.from_codes(vq.before_codes(torch.zeros(2, 3, 32, 32))).shape  # past the codes
+    torch.Size([2, 3, 32, 32])
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> vq.save_pretrained(folder)
+    >>> PictureTokenizer.from_pretrained(folder).config == vq.config
+    True
     """
 
     codes: Tensor

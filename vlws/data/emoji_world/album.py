@@ -70,13 +70,30 @@ class Lesson(NamedTuple):
 
 
 def told(model: Any, album: Album, tasks: Sequence[Task], *, answers: bool = True) -> Any:
-    """Prompts of tasks that want an answer, with it or without."""
+    """Prompts of tasks that want an answer, with it or without.
+
+    >>> from vlws.methods.morph_tokens import MorphTokens
+    >>> model = MorphTokens.from_pretrained("morph-emoji-stage0", "cpu")
+    >>> album = Album(torch.zeros(5760, 4, dtype=torch.long), torch.zeros(5760, 4, 96), torch.zeros(5760, 64))
+    >>> asked_of = tasks(("question",), [0], 2, np.random.default_rng(0))
+    >>> told(model, album, asked_of).labels is None, told(model, album, asked_of, answers=False).labels is None
+    (False, True)
+    """
     said = [t.answer for t in tasks] if answers else None
     return model.prompts([t.text for t in tasks], *_shown(model, album, tasks), answers=said)
 
 
 def asked(model: Any, album: Album, tasks: Sequence[Task], *, forced: bool = False) -> Any:
-    """Prompts of tasks that want a picture; `forced`: with M of that picture as labels."""
+    """Prompts of tasks that want a picture; `forced`: with M of that picture as labels.
+
+    >>> from vlws.methods.morph_tokens import MorphTokens
+    >>> model = MorphTokens.from_pretrained("morph-emoji-stage0", "cpu")
+    >>> album = Album(torch.zeros(5760, 4, dtype=torch.long), torch.zeros(5760, 4, 96), torch.zeros(5760, 64))
+    >>> wished = tasks(("draw",), [0], 2, np.random.default_rng(0))
+    >>> forced = asked(model, album, wished, forced=True)
+    >>> int((forced.labels >= 0).sum())  # two pictures of four codes, and what ends them
+    10
+    """
     codes = album.ids[[t.target for t in tasks]] if forced else True
     return model.prompts([t.text for t in tasks], *_shown(model, album, tasks), draw=codes)
 
@@ -87,7 +104,15 @@ def _shown(model: Any, album: Album, tasks: Sequence[Task]) -> tuple[Tensor, Ten
 
 
 def lesson(model: Any, album: Album, stage: int, step: int, seed: int, n: int = 24) -> Lesson:
-    """Step -> n tasks with answers and n with pictures of a stage, about drawings that train."""
+    """Step -> n tasks with answers and n with pictures of a stage, about drawings that train.
+
+    >>> from vlws.methods.morph_tokens import MorphTokens
+    >>> model = MorphTokens.from_pretrained("morph-emoji-stage0", "cpu")
+    >>> zeros = torch.zeros(5760, 64, dtype=torch.long)
+    >>> batch = lesson(model, Album(zeros[:, :4], torch.zeros(5760, 4, 96), zeros), stage=3, step=0, seed=0, n=4)
+    >>> batch.ids.shape, batch.vq_ids.shape
+    (torch.Size([4, 4]), torch.Size([4, 64]))
+    """
     rng = np.random.default_rng([seed, stage, step])
     tell, draw = (tasks(kinds, drawings.splits().train, n, rng) for kinds in STAGES[stage])
     targets = [t.target for t in draw]
