@@ -34,8 +34,8 @@ from vlws.models.vq import load_vq
 from vlws.train import fit, warmup_cosine
 
 ENCODER = EncoderConfig(layers=3, slot_layers=(1,))
-ENCODER_STEPS, DECODER_STEPS = 2500, 1200
-STEPS = {1: 200, 2: 600, 3: 2000}
+ENCODER_STEPS, DECODER_STEPS = 2500, 700
+STEPS = {1: 60, 2: 100, 3: 2000}
 BATCH = 64
 GATES = {"stage 0, thing": 0.95, "stage 0, colour": 0.95, "stage 0, place": 0.95}
 GATES |= {"answers": 0.90, "captions": 0.80, "tokens of drawings": 0.80}
@@ -145,7 +145,7 @@ def train_decoder(model: MorphTokens, album: Album) -> History:
         return torch.from_numpy(np.random.default_rng([1, step]).choice(drawings.splits().train, BATCH))
 
     def loss(_: nn.Module, rows: Tensor) -> Tensor:
-        return model.image_loss(model.encoder.codebook.codes[album.ids[rows]], album.vq_ids[rows])
+        return model.image_loss(model.code_rows()[album.ids[rows]].detach(), album.vq_ids[rows])
 
     return fit(
         parts,

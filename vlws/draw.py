@@ -1,6 +1,6 @@
 """Pictures from text by a model that reads and draws: what `vlws draw` does.
 
-draw(["draw a blue cat at the top left on teal stripes ."], out="drawings")["drawn"][0]["file"]
+draw(["draw a blue cat at the top left on teal stripes ."], "my-model", out="drawings")["drawn"][0]["file"]
 """
 
 import io
@@ -21,7 +21,7 @@ from vlws_kernels import nearest_code
 
 def draw(
     texts: Sequence[str],
-    backbone: str = "morph-emoji",
+    backbone: str,
     *,
     images: Sequence[str | Path] = (),
     resize: bool = False,
@@ -35,7 +35,7 @@ def draw(
 
     Args:
         texts: requests or questions, in which every `<image>` stands for a picture of `images`, in order.
-        backbone: a folder that `MorphTokens.save_pretrained` wrote, or the name of a shipped model.
+        backbone: a folder that `MorphTokens.save_pretrained` wrote (morph-emoji-stage0 has an untrained language model).
         resize: take pictures of any size, by their central square; else only those of the model's size.
         out: folder of 0.png, 1.png and so on; files of these names are replaced.
         sample: draw tokens at temperature 1, from `seed`, instead of taking the likeliest.

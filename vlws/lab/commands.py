@@ -93,7 +93,7 @@ def _edited(done: dict[str, Any]) -> str:
 @app.command()
 def draw(
     texts: Annotated[list[str], typer.Argument(help="Requests, or questions with --ask.", show_default=False)],
-    backbone: Annotated[str, typer.Option(help="A MorphTokens folder, or a shipped model.")] = "morph-emoji",
+    backbone: Annotated[str, typer.Option(help="A folder that MorphTokens.save_pretrained wrote.")],
     image: Annotated[
         list[Path] | None,
         typer.Option(help="A picture for each <image> in the texts, in order; may be repeated.", show_default=False),
@@ -108,8 +108,8 @@ def draw(
 ) -> None:
     """Draw pictures from text (and pictures), each a PNG; or answer questions about pictures.
 
-    Examples: vlws draw "draw a blue cat at the top left on teal stripes ."; vlws draw "<image> what is it ?" --image
-    drawings/0.png --ask
+    Examples: vlws draw "draw a blue cat at the top left on teal stripes ." --backbone MODEL; vlws draw "<image> what is
+    it ?" --image drawings/0.png --ask --backbone MODEL
     """
     from vlws.draw import draw as paint
 

@@ -51,8 +51,8 @@ MLLM = Kinds(  # what `families.load_mllm` takes
     },
     "Salesforce/blip2-opt-2.7b",
 )
-VQ = Kinds({"picture_tokenizer": "PictureTokenizer"}, "a folder that PictureTokenizer.save_pretrained wrote")
-MORPH = Kinds({"morph_tokens": "MorphTokens"}, "a folder that MorphTokens.save_pretrained wrote")
+VQ = Kinds({"picture_tokenizer": "PictureTokenizer"}, "your-name/your-picture-tokenizer")
+MORPH = Kinds({"morph_tokens": "MorphTokens"}, "your-name/your-morph-tokens")
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # each whole, or in parts that an .index.json lists
 FOREIGN = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5", ".onnx")
@@ -66,7 +66,7 @@ def shipped() -> tuple[str, ...]:
     """Names of the backbones that come with the package.
 
     >>> shipped()
-    ('blip2-emoji', 'blip2-facts', 'clip-emoji', 'llava-emoji', 'morph-emoji', 'morph-emoji-stage0', 'vq-emoji')
+    ('blip2-emoji', 'blip2-facts', 'clip-emoji', 'llava-emoji', 'morph-emoji-stage0', 'vq-emoji')
     """
     return tuple(sorted(path.parent.name for path in ASSETS.glob("*/config.json")))
 

@@ -2,7 +2,7 @@
 
 A token is a code of one patch and of nothing beside it, so that the same thing on the same ground has the same tokens
 wherever the rest of the picture differs: a VQGAN's encoder, which sees the whole picture in each token, gave tokens
-that a small decoder could not learn in minutes (chapter 03, section 8). The way back looks at neighbours.
+that a small decoder could not learn in minutes. The way back looks at neighbours.
 """
 
 import json
