@@ -35,7 +35,7 @@ def draw(
 
     Args:
         texts: requests or questions, in which every `<image>` stands for a picture of `images`, in order.
-        backbone: a folder that `MorphTokens.save_pretrained` wrote (morph-emoji-stage0 has an untrained language model).
+        backbone: a folder that `MorphTokens.save_pretrained` wrote.
         resize: take pictures of any size, by their central square; else only those of the model's size.
         out: folder of 0.png, 1.png and so on; files of these names are replaced.
         sample: draw tokens at temperature 1, from `seed`, instead of taking the likeliest.
