@@ -1,5 +1,8 @@
 """Morph-tokens: encoder, tokens before and after the language model, losses, files, other architectures."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from vlws.data.emoji_world.album import Album
 from vlws.data.emoji_world.drawing_tasks import DRAW, TELL, tasks
 from vlws.errors import InputError
 from vlws.methods.morph_tokens import MorphConfig, MorphTokens
+from vlws.models import hub
 from vlws.models.morph_encoder import EncoderConfig, MorphEncoder, SlotAttention
 from vlws.models.vq import PictureTokenizer, VQConfig
 
@@ -245,6 +249,41 @@ def test_a_model_is_saved_and_read(model, album, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(InputError, match=r"MorphTokens"):
         MorphTokens.from_pretrained(tmp_path, "cpu")
+
+
+BROKEN = {
+    "a language model that is not there": ("llm", None, "llm holds no complete checkpoint: there is no such folder"),
+    "a decoder that is not there": ("decoder", None, "decoder holds no complete checkpoint: there is no such folder"),
+    "a picture tokenizer that is not there": ("vq", None, "vq holds no complete checkpoint: there is no such folder"),
+    "weights that are not there": ("llm/model.safetensors", None, "holds no complete checkpoint: it has neither"),
+    "no tokenizer": ("llm/tokenizer.json", None, "is no folder as MorphTokens.save_pretrained writes it"),
+    "a config of the type alone": ("config.json", {"encoder": None}, r"writes it \(TypeError"),
+    "another width": ("config.json", {"encoder": {"width": 128}}, r"writes it \(RuntimeError"),
+    "a setting that no version has": ("config.json", {"morph": {"warmth": 1}}, "unexpected keyword argument 'warmth'"),
+    "a setting out of range": ("config.json", {"morph": {"tau": -1}}, "a temperature is above 0"),
+}
+
+
+@pytest.mark.parametrize(("file", "change", "sentence"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_damaged_checkpoint_is_refused_in_one_sentence(model, tmp_path, file, change, sentence):
+    model.save_pretrained(tmp_path)
+    path = tmp_path / file
+    if change is None:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    else:
+        told = json.loads(path.read_text())
+        (key, value), *_ = change.items()
+        told[key] = None if value is None else told[key] | value
+        path.write_text(json.dumps(told))
+    with pytest.raises(InputError, match=sentence) as refused:
+        MorphTokens.from_pretrained(tmp_path, "cpu")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_checkpoint_that_only_the_hub_has_is_refused(monkeypatch):
+    monkeypatch.setattr(hub, "locate", lambda name, kinds: (name, "morph_tokens"))
+    with pytest.raises(InputError, match="ann/morph holds no complete checkpoint: there is no such folder"):
+        MorphTokens.from_pretrained("ann/morph", "cpu")
 
 
 OTHERS = {

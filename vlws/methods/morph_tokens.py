@@ -17,11 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DynamicCache,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from vlws.errors import InputError
 from vlws.models import hub
@@ -242,7 +238,7 @@ class MorphTokens(nn.Module):
             rows.append(
                 [t for piece in text for t in ([self.start, *next(parts), self.end] if piece is None else piece)]
             )
-        tails = [self._tail(answer, answers is not None) for answer in answered]
+        tails = [[*answer, self.tokenizer.eos_token_id] if answers is not None else [] for answer in answered]
         if draw is not False:
             codes = [[]] * len(rows) if draw is True else (draw + self.first).tolist()
             rows = [[*row, self.start] for row in rows]
@@ -258,9 +254,6 @@ class MorphTokens(nn.Module):
         to = self.device
         told = labels.to(to) if any(tails) else None
         return Prompts(input_ids.to(to), mask.to(to), None if z is None else z.to(to), told)
-
-    def _tail(self, answer: list[int], answered: bool) -> list[int]:
-        return [*answer, self.tokenizer.eos_token_id] if answered else []
 
     def _ids(self, texts: Sequence[str], cut: str | None = None) -> list:
         """Token ids of each text; with `cut`, a list of pieces with None at each cut, begun by the start token."""
@@ -449,13 +442,22 @@ class MorphTokens(nn.Module):
         >>> MorphTokens.from_pretrained(folder, "cpu").config.relax
         'soft'
         """
-        source, _ = hub.locate(str(name), hub.MORPH)
-        folder = Path(source)
+        folder = Path(hub.locate(str(name), hub.MORPH)[0])
+        for part in (".", "llm", "decoder", "vq"):
+            hub.check_folder(folder / part, str(folder / part))
+        try:
+            model = cls._loaded(folder)
+        except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+            said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            raise InputError(f"{name} is no folder as MorphTokens.save_pretrained writes it ({said}).") from error
+        return model.to(hub.resolve_device(device)).eval()
+
+    @classmethod
+    def _loaded(cls, folder: Path) -> "MorphTokens":
         told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        settings = told["encoder"] | {"slot_layers": tuple(told["encoder"]["slot_layers"])}
-        encoder = MorphEncoder(EncoderConfig(**settings))
+        sizes = told["encoder"] | {"slot_layers": tuple(told["encoder"]["slot_layers"])}
         model = cls(
-            encoder,
+            MorphEncoder(EncoderConfig(**sizes)),
             AutoModelForCausalLM.from_pretrained(folder / "llm", dtype=torch.float32),
             AutoTokenizer.from_pretrained(folder / "llm"),
             AutoModelForCausalLM.from_pretrained(folder / "decoder", dtype=torch.float32),
@@ -464,6 +466,6 @@ class MorphTokens(nn.Module):
         )
         missing, unknown = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
         if unknown or any(k.split(".")[0] not in ("llm", "decoder", "vq") for k in missing):
-            raise InputError(f"The weights in {name} are not those that its config.json tells of.")
+            raise ValueError("model.safetensors lacks weights that config.json tells of, or has others")
         model.tie_codes()
-        return model.to(hub.resolve_device(device)).eval()
+        return model

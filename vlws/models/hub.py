@@ -150,11 +150,13 @@ def check_folder(folder: Path, name: str) -> None:
     """Look at the files of a checkpoint, not at its weights: seconds even for a large one.
 
     Raises:
-        InputError: a git-lfs pointer where a file should be, no weights, a part of them that is missing or cut short,
-            weights of a quantised type.
+        InputError: no such folder, a git-lfs pointer where a file should be, no weights, a part of them that is
+            missing or cut short, weights of a quantised type.
 
     >>> check_folder(ASSETS / "clip-emoji", "clip-emoji")
     """
+    if not folder.is_dir():
+        raise InputError(f"{name} holds no complete checkpoint: there is no such folder here; download it.")
     _check_pointers(folder, name)
     files = weight_files(folder)
     if not files:
