@@ -15,6 +15,7 @@ from vlws.data.images import open_image, read_images
 from vlws.errors import InputError
 from vlws.files import write_atomically
 from vlws.methods.morph_tokens import PICTURE, MorphTokens
+from vlws.models.morph_encoder import Encoded
 from vlws.models.vq import from_pixels, to_pixels
 from vlws_kernels import nearest_code
 
@@ -59,7 +60,8 @@ def draw(
     model = MorphTokens.from_pretrained(backbone, device)
     _check_words(model, texts)
     read = _read(model, images, resize)
-    prompts = model.prompts(texts, read, draw=not ask)
+    ids, z = (None, None) if read is None else (read.ids.cpu(), read.z)
+    prompts = model.prompts(texts, ids, z if model.config.relax == "continuous" else None, draw=not ask)
     _check_length(model, prompts.input_ids.shape[1] + (12 if ask else model.queries))
     if ask:
         said = model.answer(prompts)
@@ -70,18 +72,18 @@ def draw(
     torch.manual_seed(seed)
     with torch.no_grad():
         tokens = model.think(prompts).tokens
-    ids = model.draw(tokens, sample=sample)
+    v = model.draw(tokens, sample=sample)
     nearest = nearest_code(tokens.flatten(0, 1).float(), model.code_rows().detach().float())[1].view(tokens.shape[:2])
-    given = iter([] if read is None else read.tolist())
+    given = iter([] if ids is None else ids.tolist())
     drawn = []
     folder.mkdir(parents=True, exist_ok=True)
-    for k, (text, picture) in enumerate(zip(texts, to_pixels(model.vq.decode(ids)), strict=True)):
+    for k, (text, picture) in enumerate(zip(texts, to_pixels(model.vq.decode(v)), strict=True)):
         data = io.BytesIO()
         Image.fromarray(picture).save(data, "PNG")
         write_atomically(folder / f"{k}.png", data.getvalue())
         shown = [next(given) for _ in range(text.count(PICTURE))]
         row = {"text": text, "file": str(folder / f"{k}.png"), "read": shown}
-        drawn.append(row | {"thought": nearest[k].tolist(), "tokens": ids[k].tolist()})
+        drawn.append(row | {"thought": nearest[k].tolist(), "tokens": v[k].tolist()})
     return {"backbone": backbone, "drawn": drawn}
 
 
@@ -95,7 +97,7 @@ def _check_words(model: MorphTokens, texts: Sequence[str]) -> None:
             raise InputError(f"{text!r} has no word that the model knows; some that it does: {', '.join(known)}.")
 
 
-def _read(model: MorphTokens, images: Sequence[str | Path], resize: bool) -> torch.Tensor | None:
+def _read(model: MorphTokens, images: Sequence[str | Path], resize: bool) -> Encoded | None:
     """M of the pictures."""
     if not images:
         return None
@@ -106,7 +108,7 @@ def _read(model: MorphTokens, images: Sequence[str | Path], resize: bool) -> tor
             raise InputError(
                 f"{image} has {w} x {h} pixels, and the model reads {side} x {side}; --resize makes it fit."
             )
-    return model.read(from_pixels(read_images([Path(image) for image in images], side))).ids.cpu()
+    return model.read(from_pixels(read_images([Path(image) for image in images], side)))
 
 
 def _check_length(model: MorphTokens, length: int) -> None:

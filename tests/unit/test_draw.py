@@ -5,11 +5,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vlws.draw import draw
 from vlws.errors import InputError
 from vlws.lab import cli
+from vlws.methods.morph_tokens import MorphTokens
+from vlws.models.vq import from_pixels
 
 STAGE0 = "morph-emoji-stage0"  # its language model is untrained: what it draws is of the right form alone
 ASKED = "draw a blue cat at the top left on teal stripes ."
@@ -45,6 +48,23 @@ def test_sampling_follows_its_seed(tmp_path):
         for seed in (1, 1, 2)
     ]
     assert tokens[0] == tokens[1] != tokens[2]
+
+
+def test_a_model_of_vectors_reads_vectors(tmp_path):
+    """Without codes (relax="continuous") the language model reads what stands before the codebook, as in training."""
+    model = MorphTokens.from_pretrained(STAGE0, "cpu").with_config(relax="continuous")
+    model.save_pretrained(tmp_path / "model")
+    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    Image.fromarray(picture[0]).save(tmp_path / "it.png")
+    text = "<image> draw this on grey clouds ."
+    given = {"images": [tmp_path / "it.png"], "out": tmp_path, "device": "cpu"}
+    (found,) = draw([text], str(tmp_path / "model"), **given)["drawn"]
+    read = model.read(from_pixels(picture))
+    with torch.no_grad():
+        tokens = model.think(model.prompts([text], read.ids, read.z, draw=True)).tokens
+    assert found["read"] == read.ids.tolist()
+    assert found["tokens"] == model.draw(tokens)[0].tolist()
+    assert found["thought"] == torch.cdist(tokens[0], model.code_rows()).argmin(1).tolist()
 
 
 def test_questions_are_answered(tmp_path):
