@@ -22,6 +22,21 @@ def test_splits_share_no_drawing_and_withheld_pairs_never_train():
     assert {known[i][:2] for i in splits.test} <= {known[i][:2] for i in splits.train}
 
 
+def test_a_drawing_and_its_index_are_one():
+    known = drawings.everything()
+    assert len(set(known)) == len(known) == np.prod([len(words) for words in WORDS.values()])
+    assert [drawings.index(drawing) for drawing in known] == list(range(len(known)))
+
+
+def test_the_attributes_alone_determine_the_pixels():
+    """Different drawings differ, and a drawing is the same whatever is rendered beside it."""
+    chosen = [drawings.everything()[i] for i in np.random.default_rng(0).choice(5760, 120, replace=False)]
+    together = drawings.render(chosen)
+    assert len({picture.tobytes() for picture in together}) == len(chosen)
+    assert (drawings.render(chosen[::-1])[::-1] == together).all()
+    assert (drawings.render(chosen[7:8])[0] == together[7]).all()
+
+
 @pytest.mark.parametrize("attribute", WORDS)
 def test_every_attribute_changes_the_picture(attribute):
     base = Drawing(1, 1, 1, 1, 1)

@@ -92,7 +92,7 @@ def test_a_query_does_not_depend_on_later_ones():
     pixels = torch.randn(2, 3, 32, 32)
     before = encoder(pixels).z
     with torch.no_grad():
-        encoder.queries[2] += 1.0
+        encoder.queries[2] += torch.randn(64)  # a constant would not pass the LayerNorms
     after = encoder(pixels).z
     assert torch.allclose(before[:, :2], after[:, :2], atol=1e-6)
     assert not torch.allclose(before[:, 2:], after[:, 2:], atol=1e-2)
@@ -132,6 +132,8 @@ def test_settings_that_make_no_sense_are_refused():
         MorphConfig(relax="firm")
     with pytest.raises(InputError, match=r"tau=0.0: a temperature is above 0"):
         MorphConfig(tau=0.0)
+    with pytest.raises(InputError, match=r"forget=1.5: a share lies between 0 and 1"):
+        MorphConfig(forget=1.5)
     with pytest.raises(InputError, match="one of text, image and equal is above 0"):
         MorphConfig(text=0.0, image=0.0)
 
@@ -191,6 +193,19 @@ def test_the_picture_loss_is_the_mean_over_tokens_one_by_one(model, album):
         total += F.cross_entropy(logits, v[:, j]).item() / 64
         x = torch.cat([x, model.decoder.get_input_embeddings()(v[:, j : j + 1])], 1)
     assert model.image_loss(tokens, v).item() == pytest.approx(total, rel=1e-4)
+
+
+def test_what_is_forgotten_does_not_reach_the_decoder(album):
+    """At forget=1 the decoder tells all tokens from M' alone; at test nothing is forgotten."""
+    tokens, v = torch.randn(3, 4, 96), album.vq_ids[:3]
+    model = made(forget=1.0)
+    remembered = model.image_loss(tokens, v)
+    x = torch.cat([model.prefix(tokens), torch.zeros(3, 63, 64)], 1)
+    wanted = F.cross_entropy(model.decoder(inputs_embeds=x).logits[:, 3:].flatten(0, 1), v.flatten())
+    model.train()
+    assert model.image_loss(tokens, v).item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert remembered.item() != pytest.approx(wanted.item(), rel=1e-5)
+    assert model.with_config(forget=0.0).image_loss(tokens, v).item() == pytest.approx(remembered.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -311,4 +326,9 @@ def test_another_language_model_reads_and_draws(name, album, tmp_path):
     again, prompts = MorphTokens.from_pretrained(tmp_path, "cpu"), asked_of(model, album)
     assert again.paint(prompts).shape == (4, 3, 32, 32)
     assert torch.allclose(again.think(prompts).tokens, model.eval().think(prompts).tokens, atol=1e-6)
-    assert len(again.answer(model.prompts(["draw a cat"]), 2)) == 1
+    wished = tasks(DRAW, range(5760), 4, np.random.default_rng(0))  # what is padded on the left is not read
+    alone = torch.cat([again.think(albums.asked(again, album, [one])).tokens for one in wished])
+    assert torch.allclose(again.think(prompts).tokens, alone, atol=1e-5)
+    texts = ["what is it ?", "draw a blue cat at the top left on teal stripes ."]
+    said = [again.answer(again.prompts([text]), 6)[0] for text in texts]
+    assert again.answer(again.prompts(texts), 6) == said

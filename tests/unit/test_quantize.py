@@ -48,6 +48,35 @@ def test_codes_are_the_running_means_of_their_vectors():
     assert book.uses.tolist() == pytest.approx([0.5, 0.5])
 
 
+@pytest.mark.parametrize("unit", [False, True])
+def test_moving_averages_are_those_of_float64(unit):
+    """Eight steps of a plain loop: shares and sums decay, a code is their ratio (of length 1 where `unit`)."""
+    torch.manual_seed(0)
+    book = Codebook(3, 4, unit=unit, decay=0.7)
+    batches = torch.randn(9, 60, 4)
+    book.start(batches[0])
+    codes, uses, sums = (x.double() for x in (book.codes, book.uses, book.sums))
+    for z in batches[1:]:
+        book(z)
+        z = F.normalize(z.double(), dim=-1) if unit else z.double()
+        ids = torch.cdist(z, codes).argmin(1)
+        for k in range(3):
+            uses[k] = 0.7 * uses[k] + 0.3 * (ids == k).double().mean()
+            sums[k] = 0.7 * sums[k] + 0.3 * z[ids == k].sum(0) / len(z)
+        codes = sums / uses[:, None]
+        codes = F.normalize(codes, dim=-1) if unit else codes
+    assert torch.allclose(book.codes.double(), codes, atol=1e-5)
+    assert torch.allclose(book.uses.double(), uses, atol=1e-6)
+
+
+def test_a_codebook_at_test_does_not_move():
+    torch.manual_seed(0)
+    book = Codebook(4, 2).eval()
+    before = {name: value.clone() for name, value in book.state_dict().items()}
+    book(torch.randn(64, 2))
+    assert all(torch.equal(value, before[name]) for name, value in book.state_dict().items())
+
+
 def test_what_k_means_began_is_not_taken_for_dead():
     torch.manual_seed(0)
     book, z = Codebook(16, 2), torch.randn(512, 2)
