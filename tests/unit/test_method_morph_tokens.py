@@ -162,6 +162,27 @@ def test_a_batch_is_its_rows_one_by_one(model, album):
     assert (model.draw(together, cached=True) == model.draw(together, cached=False)).all()
 
 
+def test_a_drawing_is_the_likeliest_token_after_another(model):
+    torch.manual_seed(0)
+    thought = torch.randn(2, 4, 96)
+    x, tokens = model.prefix(thought), []
+    for _ in range(64):
+        tokens.append(model.decoder(inputs_embeds=x).logits[:, -1].argmax(-1))
+        x = torch.cat([x, model.decoder.get_input_embeddings()(tokens[-1])[:, None]], 1)
+    assert (model.draw(thought) == torch.stack(tokens, 1)).all()
+
+
+def test_vectors_stand_where_the_codes_would(album):
+    model = made(relax="continuous")
+    texts, ids, z = ["<image> what is it ?", "draw a cat", "<image> where is it ?"], album.ids[:2], album.z[:2]
+    vectors = model.prompts(texts, ids, z)
+    x, codes = model.embed(vectors), model.embed(model.prompts(texts, ids))
+    at = (vectors.input_ids >= model.first) & (vectors.input_ids < model.first + 16)
+    assert torch.equal(x[~at], codes[~at])
+    wanted = model.continuous_in(z / model.encoder.codebook.codes.norm(dim=1).mean())
+    assert torch.allclose(x[at], wanted.flatten(0, 1), atol=1e-5)
+
+
 @pytest.mark.parametrize("how", ["soft", "straight-through", "gumbel", "hard"])
 def test_relaxations(how):
     model = made(relax=how)
@@ -226,6 +247,15 @@ def test_what_the_losses_of_an_arm_reach(album, config, drawn, equal):
         rows = model.code_rows()[given.ids]
         wanted = model.text_loss(given.forced) + model.image_loss(rows, given.vq_ids)
     assert without.item() == pytest.approx(wanted.item(), rel=1e-4)
+
+
+def test_the_loss_is_the_weighted_sum(album):
+    model = made(text=2.0, image=3.0, equal=0.5)
+    given = albums.lesson(model, album, 3, 0, 0, 4)
+    thought = model.think(given.asked)
+    wanted = 2 * model.text_loss(given.told) + 3 * model.image_loss(thought.tokens, given.vq_ids)
+    wanted = wanted + F.cross_entropy(thought.scores.flatten(0, 1), given.ids.flatten()) / 2
+    assert model.loss(*given).item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_codes_stay_what_they_are_while_all_else_learns(album):
