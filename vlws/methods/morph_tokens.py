@@ -120,7 +120,8 @@ class MorphTokens(nn.Module):
     Args:
         encoder: picture -> M, frozen.
         llm: a causal language model of transformers; its vocabulary gains `<img>`, `</img>` and a token a code, whose
-            embeddings are the codes (at a mean length of 1) and stay so.
+            embeddings are the codes (at a mean length of 1) and stay so where
+            no weight decay is set: they have no gradient, but decay would shrink them.
         decoder: a causal language model over the picture tokenizer's tokens, which M' stands before.
         vq: the picture tokenizer, frozen.
     """

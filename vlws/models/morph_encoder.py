@@ -1,6 +1,9 @@
 """Pre-MLLM morph-tokens (Pan et al. 2024, section 3 and the release's Qformer.py): a picture as a few discrete codes.
 
 ViT -> causal Q-Former, with slot attention, deconfounded -> head -> codebook
+
+Self-attention over the queries is causal. As released, slot attention is not: its softmax runs over all queries, so that
+with slot layers an early code depends, a little, on later queries.
 """
 
 from dataclasses import dataclass, replace
