@@ -2,8 +2,8 @@
 
 ViT -> causal Q-Former, with slot attention, deconfounded -> head -> codebook
 
-Self-attention over the queries is causal. As released, slot attention is not: its softmax runs over all queries, so that
-with slot layers an early code depends, a little, on later queries.
+Self-attention over the queries is causal. As released, slot attention is not: its softmax runs over all queries, so
+that with slot layers an early code depends, a little, on later queries.
 """
 
 from dataclasses import dataclass, replace
