@@ -1,4 +1,8 @@
-"""Train the shipped model that reads and draws: `python -m backbones.morph_emoji [--out FOLDER]`.
+"""Train a model that reads and draws: `python -m backbones.morph_emoji [--out FOLDER]`.
+
+Stage 0 ships as `morph-emoji-stage0`: encoder, codebook and decoder, with a language model that is untrained. The whole
+model does not ship yet: it answers and captions (.99, .98 on held-out drawings), but draws .28 of picture tokens right,
+and its gate is .80; the recipe says so and writes stage 0 alone.
 
 morph-emoji: `MorphTokens` over a Llama of two layers, a GPT-2 decoder and vq-emoji, in the stages of the paper:
 
@@ -6,9 +10,6 @@ morph-emoji: `MorphTokens` over a Llama of two layers, a GPT-2 decoder and vq-em
 1. the LLM learns captions and codes from each other;
 2. pictures from captions, and from themselves;
 3. instructions: questions, edits, the thing of a picture elsewhere.
-
-What stage 0 made ships as `morph-emoji-stage0`: chapter 03 trains its arms from there, each with a language model of
-its own.
 """
 
 import copy
@@ -166,7 +167,7 @@ def train_decoder(model: MorphTokens, album: Album) -> History:
 
 def teach(model: MorphTokens, album: Album, stage: int) -> History:
     """A stage of the LLM's training: the first with M' = M, the others without."""
-    model.with_config(image=0.0 if stage == 1 else 1.0, equal=1.0 if stage == 1 else 0.0)
+    model.config = MorphConfig(image=0.0, equal=1.0) if stage == 1 else MorphConfig()
     optimizer = torch.optim.AdamW(model.learned(), lr=4e-3, weight_decay=0.0)
     return fit(
         model,
@@ -193,9 +194,7 @@ def pretrain(out: Path) -> Path:
     model = MorphTokens(encoder, llm, tokenizer, decoder, vq, MorphConfig())
     album = make_album(model)
     histories = {"encoder": told, "decoder": train_decoder(model, album)}
-    ship(
-        model, out.with_name(f"{out.name}-stage0"), histories, results, "stage 0 alone: its language model is untrained"
-    )
+    ship(model, out.with_name(f"{out.name}-stage0"), histories, results, "stage 0 alone")
     histories |= {f"stage {stage}": teach(model, album, stage) for stage in STEPS}
     model.half().float().eval()
     results |= evaluate(model, album)
@@ -237,12 +236,18 @@ def evaluate(model: MorphTokens, album: Album) -> dict[str, float]:
 def card(model: MorphTokens, name: str, what: str, histories: dict[str, History], results: dict[str, float]) -> str:
     """README.md of the checkpoint."""
     size = sum(p.numel() for p in model.parameters()) / 1e6
+    later = (
+        f"""Stages 1, 2, 3: {STEPS[1]:,}, {STEPS[2]:,}, {STEPS[3]:,} steps of 24 answers and 24 pictures, AdamW,
+  cosine from 0.004, soft tokens at temperature 2."""
+        if "stage 3" in histories
+        else "The language model has random weights: what it says and draws is nonsense."
+    )
     curves = "\n\n".join(f"**{k}**\n\n| step | loss |\n|---|---|\n{curve(told)}" for k, told in histories.items())
     return f"""# {name}
 
-A `MorphTokens` of {size:.2f} M parameters (half precision): one model that answers and draws ({what}). An encoder
-that turns 32 px pictures into {model.queries} of {len(model.encoder.codebook)} codes, a Llama of 2 layers of 96, a
-GPT-2 of 2 layers of 64 over the tokens of `vq-emoji`.
+A `MorphTokens` of {size:.2f} M parameters (half precision), {what}: an encoder that turns 32 px pictures into
+{model.queries} of {len(model.encoder.codebook)} codes, a Llama of 2 layers of 96, a GPT-2 of 2 layers of 64 over the
+tokens of `vq-emoji`.
 
 ```python
 from vlws.methods.morph_tokens import MorphTokens
@@ -254,8 +259,7 @@ pictures = model.paint(model.prompts(["draw a blue cat at the top left on teal s
 - Data: drawings of `vlws.data.emoji_world.drawings`, none that is held out, and the six tasks of
   `vlws.data.emoji_world.drawing_tasks`; seed 1,000,000.
 - Stage 0: the encoder learns thing, colour and place ({ENCODER_STEPS:,} steps of {BATCH}), then the decoder draws from
-  its codes ({DECODER_STEPS:,}). Stages 1, 2, 3: {STEPS[1]:,}, {STEPS[2]:,}, {STEPS[3]:,} steps of 24 answers and 24
-  pictures, AdamW, cosine from 0.004, soft tokens at temperature 2, one CPU thread: `python -m backbones.morph_emoji`.
+  its codes ({DECODER_STEPS:,}), AdamW, cosine from 0.002, one CPU thread: `python -m backbones.morph_emoji`. {later}
 - Licence: MIT, as the workspace; pictures are named in NOTICE.
 
 | held out | | gate |

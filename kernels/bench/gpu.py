@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from gpu_checks import checks
 from provenance import REPORTS, machine, write
 
+ROOT = Path(__file__).resolve().parents[2]
 BROKEN = 77  # exit code of a child whose GPU is in an error: the next step needs a fresh process
 START = 120.0  # seconds in which a child must begin
 
@@ -132,7 +133,7 @@ def one_child(names: list[str], command: list[str], until: float, limit: float) 
         if current is not None and current in names:
             said.seek(0)
             why = killed or (f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")
-            yield current, {"ok": False, "died": why, "stderr": said.read()[-2000:]}
+            yield current, {"ok": False, "died": why, "stderr": portable(said.read())[-2000:]}
 
 
 def send(process: subprocess.Popen, names: list[str]) -> None:
@@ -181,8 +182,8 @@ def step(check, device: str) -> tuple[dict, bool]:
     except Exception as error:
         entry = {
             "ok": False,
-            "raised": f"{type(error).__name__}: {error}"[:1000],
-            "trace": traceback.format_exc()[-2000:],
+            "raised": portable(f"{type(error).__name__}: {error}")[:1000],
+            "trace": portable(traceback.format_exc())[-2000:],
         }
     if device == "cuda":
         try:
@@ -204,6 +205,14 @@ def summary(entry: dict) -> str:
         return f"largest error {max(entry['errors'].values()):.1e} (at most {entry['tolerance']:.0e})"
     ratio = f", torch takes {entry['ratio']:.2f} times as long" if "ratio" in entry else ""
     return f"{entry['ours']['best_ms']:.2f} ms{ratio}"
+
+
+def portable(text: str) -> str:
+    """Text that is kept, without the folders of this machine: below the workspace, Python's and the user's."""
+    folders = {str(ROOT): "", sys.prefix: "python", sys.base_prefix: "python", str(Path.home()): "~"}
+    for folder, name in sorted(folders.items(), key=lambda one: -len(one[0])):
+        text = text.replace(f"{folder}/", f"{name}/" if name else "")
+    return text
 
 
 def hardware(device: str) -> dict:

@@ -35,8 +35,11 @@ class Check:
 
 
 def checks(device: str) -> list[Check]:
-    """All steps on "cuda" or, at small sizes, on "cpu"; nothing touches the device before `run` is called."""
-    return [*alignment_checks(device), *point_checks(device), *timings(device)]
+    """All steps on "cuda" or, at small sizes, on "cpu"; nothing touches the device before `run` is called.
+
+    Gradients of alignments, which took minutes on a card, stand last.
+    """
+    return [*alignment_checks(device), *point_checks(device), *point_timings(device), *alignment_timings(device)]
 
 
 def alignment_checks(device: str) -> list[Check]:
@@ -140,9 +143,9 @@ def points(device: str, name: str, engine: str, dim: int) -> dict:
     return {"errors": {key: off(got[key], want[key]) for key in want}, "tolerance": tolerance}
 
 
-def timings(device: str) -> list[Check]:
-    """Milliseconds of every kernel and of torch as one would write it."""
-    found = []
+def alignment_timings(device: str) -> list[Check]:
+    """Milliseconds of every alignment and of torch as one would write it; then of gradients."""
+    found, gradients = [], []
     for n, length, dim in TIMED[device]:
         sigma, gamma = (2 * dim * length) ** 0.5, (dim * length) ** 0.5
         x = functools.partial(normal, device, n, length, dim)
@@ -159,8 +162,8 @@ def timings(device: str) -> list[Check]:
             found.append(Check(f"time {name} N{n} L{length} D{dim}", run))
         if length * dim <= 32 * 64:
             run = functools.partial(compare, device, functools.partial(backward, gamma=gamma), None, x)
-            found.append(Check(f"time soft_dtw and gradient N{n} L{length} D{dim}", run))
-    return [*found, *point_timings(device)]
+            gradients.append(Check(f"time soft_dtw and gradient N{n} L{length} D{dim}", run))
+    return [*found, *gradients]
 
 
 def point_timings(device: str) -> list[Check]:

@@ -81,6 +81,21 @@ def test_a_child_that_never_begins_ends_the_run_with_its_words(gpu) -> None:
     assert "no such thing" in entries["one"]["stderr"]
 
 
+def test_no_folder_of_this_machine_is_kept(gpu) -> None:
+    code = f"import sys; sys.stdin.read(); sys.exit('{gpu.ROOT}/kernels/x.py of {sys.prefix}/lib, {gpu.Path.home()}/y')"
+    entries = dict(gpu.supervise(["one"], [sys.executable, "-c", code], time.monotonic() + 60, limit=2.0))
+    assert entries["one"]["stderr"].strip() == "kernels/x.py of python/lib, ~/y"
+
+    def failing():
+        raise OSError(f"{gpu.ROOT}/kernels/x.py")
+
+    from gpu_checks import Check
+
+    entry, _ = gpu.step(Check("x", failing), "cpu")
+    assert entry["raised"] == "OSError: kernels/x.py"
+    assert str(gpu.ROOT) not in entry["trace"]
+
+
 def test_time_that_is_up_leaves_steps_out(gpu) -> None:
     command = [sys.executable, "-c", CHILD]
     assert list(gpu.supervise(["one"], command, time.monotonic() - 1, limit=2.0)) == []

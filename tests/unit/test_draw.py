@@ -19,7 +19,7 @@ from backbones.morph_emoji import make_llm
 from vlws.draw import draw
 from vlws.errors import InputError
 from vlws.lab import cli
-from vlws.methods.morph_tokens import MorphTokens
+from vlws.methods.morph_tokens import MorphConfig, MorphTokens
 from vlws.models.vq import from_pixels
 
 STAGE0 = "morph-emoji-stage0"  # its language model is untrained: what it draws is of the right form alone
@@ -60,7 +60,8 @@ def test_sampling_follows_its_seed(tmp_path):
 
 def test_a_model_of_vectors_reads_vectors(tmp_path):
     """Without codes (relax="continuous") the language model reads what stands before the codebook, as in training."""
-    model = MorphTokens.from_pretrained(STAGE0, "cpu").with_config(relax="continuous")
+    model = MorphTokens.from_pretrained(STAGE0, "cpu")
+    model.config = MorphConfig(relax="continuous")
     model.save_pretrained(tmp_path / "model")
     picture = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
     Image.fromarray(picture[0]).save(tmp_path / "it.png")

@@ -9,7 +9,7 @@ and inference alone; what it leaves open is a setting here.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -110,7 +110,8 @@ class MorphTokens(nn.Module):
     >>> len(model.answer(model.prompts(["<image> which colour is it ?"], M)))  # its language model is untrained
     1
     >>> told = model.prompts(["<image> which colour is it ?"], M, answers=["blue"])
-    >>> L = model.with_config(image=0.0).loss(told, asked, M, v)  # L_text alone
+    >>> model.config = MorphConfig(image=0.0)  # L_text alone
+    >>> L = model.loss(told, asked, M, v)
     >>> bool(L == model.text_loss(told)), len(model.learned()) > 10, model.settings()["morph"]["image"], model.device
     (True, True, 0.0, device(type='cpu'))
     >>> model.tie_codes()  # writes the codes into the LLM's table, where they are
@@ -404,11 +405,6 @@ class MorphTokens(nn.Module):
     def paint(self, prompts: Prompts, *, sample: bool = False) -> Tensor:
         """Prompts that end with `<img>` -> pictures "row 3 side side", about [-1, 1]."""
         return self.vq.decode(self.draw(self.think(prompts).tokens, sample=sample))
-
-    def with_config(self, **changes: Any) -> "MorphTokens":
-        """Itself, with other settings from now on."""
-        self.config = replace(self.config, **changes)
-        return self
 
     def settings(self) -> dict[str, Any]:
         """Its configuration as JSON can hold it."""
