@@ -35,8 +35,9 @@ from vlws.models.vq import load_vq
 from vlws.train import fit, warmup_cosine
 
 ENCODER = EncoderConfig(layers=3, slot_layers=(1,))
-ENCODER_STEPS, DECODER_STEPS = 2500, 700
-STEPS = {1: 60, 2: 100, 3: 2000}
+PLACES = 8  # before a picture's tokens in the decoder: 4 for M, 4 that the LLM adds
+ENCODER_STEPS, DECODER_STEPS = 2500, 1000
+STEPS = {1: 100, 2: 1500, 3: 2000}
 BATCH = 64
 GATES = {"stage 0, thing": 0.95, "stage 0, colour": 0.95, "stage 0, place": 0.95}
 GATES |= {"answers": 0.90, "captions": 0.80, "tokens, draw": 0.80, "tokens of the thing, draw": 0.80}
@@ -64,6 +65,7 @@ def make_llm(tokenizer: PreTrainedTokenizerFast, codes: int, seed: int) -> Llama
             num_hidden_layers=2,
             num_attention_heads=4,
             max_position_embeddings=128,
+            initializer_range=ENCODER.code_dim**-0.5,  # of the size of the codes' elements
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -77,7 +79,7 @@ def make_decoder(vq_codes: int, tokens: int) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=vq_codes,
-            n_positions=tokens + ENCODER.queries,
+            n_positions=tokens + PLACES,
             n_embd=64,
             n_layer=2,
             n_head=4,
@@ -168,7 +170,7 @@ def train_decoder(model: MorphTokens, album: Album) -> History:
 def teach(model: MorphTokens, album: Album, stage: int) -> History:
     """A stage of the LLM's training: the first with M' = M, the others without."""
     model.config = MorphConfig(image=0.0, equal=1.0) if stage == 1 else MorphConfig()
-    optimizer = torch.optim.AdamW(model.learned(), lr=4e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.learned(), lr=2e-3, weight_decay=0.0, betas=(0.9, 0.95))
     return fit(
         model,
         lambda m, lesson: m.loss(*lesson),
@@ -191,7 +193,8 @@ def pretrain(out: Path) -> Path:
     llm = make_llm(tokenizer, ENCODER.codes, seed=1_000_000)
     encoder.half().float()  # what is measured is what is shipped
     decoder = make_decoder(vq.config.codes, vq.config.tokens)
-    model = MorphTokens(encoder, llm, tokenizer, decoder, vq, MorphConfig())
+    model = MorphTokens(encoder, llm, tokenizer, decoder, vq, MorphConfig(), PLACES)
+    model.start_scores()
     album = make_album(model)
     histories = {"encoder": told, "decoder": train_decoder(model, album)}
     ship(model, out.with_name(f"{out.name}-stage0"), histories, results, "stage 0 alone")
@@ -246,7 +249,7 @@ def card(model: MorphTokens, name: str, what: str, histories: dict[str, History]
     size = sum(p.numel() for p in model.parameters()) / 1e6
     later = (
         f"""Stages 1, 2, 3: {STEPS[1]:,}, {STEPS[2]:,}, {STEPS[3]:,} steps of 24 answers and 24 pictures, AdamW,
-  cosine from 0.004, soft tokens at temperature 2."""
+  cosine from 0.002, soft tokens at temperature 2."""
         if "stage 3" in histories
         else "The language model has random weights: what it says and draws is nonsense."
     )

@@ -68,7 +68,7 @@ def draw(
     read = _read(model, images, resize)
     ids, z = (None, None) if read is None else (read.ids.cpu(), read.z)
     prompts = model.prompts(texts, ids, z if model.config.relax == "continuous" else None, draw=not ask)
-    _check_length(model, texts, prompts, ANSWER if ask else model.queries)
+    _check_length(model, texts, prompts, ANSWER if ask else model.after)
     if ask:
         said = model.answer(prompts, ANSWER)
         return {

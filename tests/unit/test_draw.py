@@ -45,7 +45,7 @@ def test_texts_and_pictures_become_pngs(tmp_path, monkeypatch, capsys):
     assert [len(row["read"]) for row in found] == [0, 1]
     for row in found:
         assert Image.open(row["file"]).size == (32, 32)
-        assert (len(row["thought"]), len(row["tokens"])) == (4, 64)
+        assert (len(row["thought"]), len(row["tokens"])) == (8, 64)
     again = draw(texts, STAGE0, images=[tmp_path / "red.png"], out=tmp_path / "again", device="cpu")["drawn"]
     assert [row["tokens"] for row in again] == [row["tokens"] for row in found]
 
@@ -150,12 +150,12 @@ def test_what_loses_nothing_as_rgb_is_read(tmp_path):
 
 
 def test_a_text_may_fill_the_context(tmp_path):
-    """All but the last of M' are read again: 125 tokens with `<img>`, and 3 more."""
+    """All but the last of M' are read again: 121 tokens with `<img>`, and 7 more."""
     model = MorphTokens.from_pretrained(STAGE0, "cpu")
-    text = "draw" + 119 * " a"
-    while model.prompts([text], draw=True).input_ids.shape[1] < 125:
+    text = "draw" + 115 * " a"
+    while model.prompts([text], draw=True).input_ids.shape[1] < 121:
         text += " a"
-    assert len(draw([text], STAGE0, out=tmp_path, device="cpu")["drawn"][0]["thought"]) == 4
+    assert len(draw([text], STAGE0, out=tmp_path, device="cpu")["drawn"][0]["thought"]) == 8
     with pytest.raises(InputError, match="takes 129 tokens"):
         draw([text + " a"], STAGE0, out=tmp_path, device="cpu")
 

@@ -132,6 +132,10 @@ def test_settings_that_make_no_sense_are_refused():
         MorphConfig(relax="firm")
     with pytest.raises(InputError, match=r"tau=0.0: a temperature is above 0"):
         MorphConfig(tau=0.0)
+    with pytest.raises(InputError, match=r"more=-1: a number of tokens is 0 or more"):
+        MorphConfig(more=-1)
+    with pytest.raises(InputError, match=r"9 tokens stand before a picture; this model has 8 places"):
+        made().before(torch.zeros(1, 9, 96))
     with pytest.raises(InputError, match=r"forget=1.5: a share lies between 0 and 1"):
         MorphConfig(forget=1.5)
     with pytest.raises(InputError, match="one of text, image and equal is above 0"):
@@ -145,7 +149,7 @@ def test_thinking_with_the_cache_is_thinking_anew(model, album):
     prompts = asked_of(model, album)
     found = model.think(prompts)
     x, mask, tokens = model.embed(prompts), prompts.attention_mask, []
-    for k in range(4):
+    for k in range(8):
         out = model.llm(inputs_embeds=x, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0))
         scores = out.logits[:, -1, model.first : model.first + 16]
         assert torch.allclose(scores, found.scores[:, k], atol=1e-4)
@@ -165,7 +169,7 @@ def test_a_batch_is_its_rows_one_by_one(model, album):
 def test_a_drawing_is_the_likeliest_token_after_another(model):
     torch.manual_seed(0)
     thought = torch.randn(2, 4, 96)
-    x, tokens = model.prefix(thought), []
+    x, tokens = model.prefix(F.pad(thought * 96**0.5, (0, 0, 0, 4))), []
     for _ in range(64):
         tokens.append(model.decoder(inputs_embeds=x).logits[:, -1].argmax(-1))
         x = torch.cat([x, model.decoder.get_input_embeddings()(tokens[-1])[:, None]], 1)
@@ -208,7 +212,7 @@ def test_relaxations(how):
 
 def test_the_picture_loss_is_the_mean_over_tokens_one_by_one(model, album):
     tokens, v = torch.randn(2, 4, 96), album.vq_ids[:2]
-    x, total = model.prefix(tokens), 0.0
+    x, total = model.prefix(F.pad(tokens * 96**0.5, (0, 0, 0, 4))), 0.0
     for j in range(64):
         logits = model.decoder(inputs_embeds=x).logits[:, -1]
         total += F.cross_entropy(logits, v[:, j]).item() / 64
@@ -221,8 +225,8 @@ def test_what_is_forgotten_does_not_reach_the_decoder(album):
     tokens, v = torch.randn(3, 4, 96), album.vq_ids[:3]
     model = made(forget=1.0)
     remembered = model.image_loss(tokens, v)
-    x = torch.cat([model.prefix(tokens), torch.zeros(3, 63, 64)], 1)
-    wanted = F.cross_entropy(model.decoder(inputs_embeds=x).logits[:, 3:].flatten(0, 1), v.flatten())
+    x = torch.cat([model.prefix(F.pad(tokens * 96**0.5, (0, 0, 0, 4))), torch.zeros(3, 63, 64)], 1)
+    wanted = F.cross_entropy(model.decoder(inputs_embeds=x).logits[:, 7:].flatten(0, 1), v.flatten())
     model.train()
     assert model.image_loss(tokens, v).item() == pytest.approx(wanted.item(), rel=1e-5)
     assert remembered.item() != pytest.approx(wanted.item(), rel=1e-5)

@@ -22,9 +22,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from vlws.errors import InputError
 from vlws.models import hub
 from vlws.models.morph_encoder import Encoded, EncoderConfig, MorphEncoder
+from vlws.models.picture_prompts import IGNORED, Prompts, cut_ids, padded, token_ids
 from vlws.models.vq import PictureTokenizer
 
-IGNORED = -100
 PICTURE = "<image>"  # in a text: where the tokens of a picture go
 
 
@@ -45,6 +45,9 @@ class MorphConfig:
             hidden states comes out).
         forget: in training, the share of pictures whose tokens the decoder tells from M' alone, with none of the
             earlier ones. With all given (0), it tells the ground from its first token, and M' is hardly ever asked.
+        more: tokens of M' beyond the number of M. After stage 1 those of M stand for what M stands for, and what they
+            lack has no way in: decoder and LLM each learn to leave out what the other does not use. Where M' must be
+            M (`equal`), there are none.
 
     >>> MorphConfig(relax="soft", tau=2.0).equal
     0.0
@@ -55,7 +58,8 @@ class MorphConfig:
     equal: float = 0.0
     relax: str = "soft"
     tau: float = 2.0
-    forget: float = 0.5
+    forget: float = 0.7
+    more: int = 4
 
     def __post_init__(self) -> None:
         if self.relax not in RELAXATIONS:
@@ -64,22 +68,10 @@ class MorphConfig:
             raise InputError(f"forget={self.forget}: a share lies between 0 and 1.")
         if not self.tau > 0:
             raise InputError(f"tau={self.tau}: a temperature is above 0.")
+        if self.more < 0:
+            raise InputError(f"more={self.more}: a number of tokens is 0 or more.")
         if min(self.text, self.image, self.equal) < 0 or not max(self.text, self.image, self.equal) > 0:
             raise InputError("Weights of losses are 0 or more, and one of text, image and equal is above 0.")
-
-
-class Prompts(NamedTuple):
-    """Token ids "row len" (padded on the left), their mask; `z` "picture query dim" of all pictures in order, where
-    vectors before the codebook go in instead of codes; `labels` "row len" of answers.
-
-    >>> Prompts(torch.tensor([[5]]), torch.tensor([[1]])).labels is None
-    True
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    z: Tensor | None = None
-    labels: Tensor | None = None
 
 
 class Thought(NamedTuple):
@@ -100,7 +92,7 @@ class MorphTokens(nn.Module):
     >>> asked = model.prompts(["draw a blue cat at the top left on teal stripes ."], draw=True)
     >>> M_after = model.think(asked)  # tokens and scores of codes
     >>> M_after.tokens.shape, model.embed(asked).shape[2], model.code_rows().shape, model.queries
-    (torch.Size([1, 4, 96]), 96, torch.Size([64, 96]), 4)
+    (torch.Size([1, 8, 96]), 96, torch.Size([64, 96]), 4)
     >>> bool((model.relax(M_after.scores[:, 0]) == M_after.tokens[:, 0]).all())
     True
     >>> v = model.draw(M_after.tokens)  # picture tokens; `paint` decodes them
@@ -124,6 +116,7 @@ class MorphTokens(nn.Module):
             embeddings are the codes (at a mean length of 1) and stay so where
             no weight decay is set: they have no gradient, but decay would shrink them.
         decoder: a causal language model over the picture tokenizer's tokens, which M' stands before.
+        places: how many tokens stand before them; M' fills the first ones, and vectors of zeros the rest.
         vq: the picture tokenizer, frozen.
     """
 
@@ -139,9 +132,10 @@ class MorphTokens(nn.Module):
         decoder: Any,
         vq: PictureTokenizer,
         config: MorphConfig | None = None,
+        places: int = 8,
     ) -> None:
         super().__init__()
-        self.config = config or MorphConfig()
+        self.config, self.places = config or MorphConfig(), places
         self.encoder = encoder.eval().requires_grad_(False)
         self.vq = vq.eval().requires_grad_(False)
         self.llm, self.decoder, self.tokenizer = llm, decoder, tokenizer
@@ -185,6 +179,18 @@ class MorphTokens(nn.Module):
         """The mean length of the codebook's rows."""
         return float(self.encoder.codebook.codes.norm(dim=1).mean())
 
+    @torch.no_grad()
+    def start_scores(self) -> None:
+        """Start the output layer's rows of the codes at the codes, so that M' varies with what is asked from the first
+        step. Where an LLM's two tables are one, they are there already.
+
+        >>> model = MorphTokens.from_pretrained("morph-emoji-stage0", "cpu")
+        >>> model.start_scores()
+        >>> bool((model.llm.get_output_embeddings().weight[model.first :][:64] == model.code_rows()).all())
+        True
+        """
+        self.llm.get_output_embeddings().weight[self._code_ids()] = self.code_rows()
+
     @property
     def device(self) -> torch.device:
         """Where it runs."""
@@ -192,8 +198,21 @@ class MorphTokens(nn.Module):
 
     @property
     def queries(self) -> int:
-        """Tokens of a picture."""
+        """Tokens of a picture before the model."""
         return self.encoder.config.queries
+
+    @property
+    def after(self) -> int:
+        """Tokens of a picture after the model.
+
+        >>> model = MorphTokens.from_pretrained("morph-emoji-stage0", "cpu")
+        >>> model.after
+        8
+        >>> model.config = MorphConfig(equal=1.0)
+        >>> model.after
+        4
+        """
+        return self.queries + (0 if self.config.equal else self.config.more)
 
     def _code_ids(self) -> slice:
         return slice(self.first, self.first + len(self.encoder.codebook))
@@ -235,8 +254,8 @@ class MorphTokens(nn.Module):
         if any(not text.strip() for text in texts):
             raise InputError("A text is empty; give a question or a request.")
         parts = iter([] if ids is None else (ids + self.first).tolist())
-        rows, answered = [], self._ids(answers) if answers is not None else [[]] * len(texts)
-        for text in self._ids(texts, cut=PICTURE):
+        rows, answered = [], token_ids(self.tokenizer, answers) if answers is not None else [[]] * len(texts)
+        for text in cut_ids(self.tokenizer, texts, PICTURE):
             rows.append(
                 [t for piece in text for t in ([self.start, *next(parts), self.end] if piece is None else piece)]
             )
@@ -245,33 +264,7 @@ class MorphTokens(nn.Module):
             codes = [[]] * len(rows) if draw is True else (draw + self.first).tolist()
             rows = [[*row, self.start] for row in rows]
             tails = [[*code, self.end] if code else [] for code in codes]
-        longest = max(len(row) + len(tail) for row, tail in zip(rows, tails, strict=True))
-        pad = self.tokenizer.pad_token_id
-        input_ids = torch.full((len(rows), longest), pad)
-        labels, mask = torch.full_like(input_ids, IGNORED), torch.zeros_like(input_ids)
-        for k, (row, tail) in enumerate(zip(rows, tails, strict=True)):
-            whole = torch.tensor([*row, *tail])
-            input_ids[k, longest - len(whole) :], mask[k, longest - len(whole) :] = whole, 1
-            labels[k, longest - len(tail) :] = whole[len(row) :]
-        to = self.device
-        told = labels.to(to) if any(tails) else None
-        return Prompts(input_ids.to(to), mask.to(to), None if z is None else z.to(to), told)
-
-    def _ids(self, texts: Sequence[str], cut: str | None = None) -> list:
-        """Token ids of each text; with `cut`, a list of pieces with None at each cut, begun by the start token."""
-        pieces = [text.split(cut) if cut else [text] for text in texts]
-        flat = self.tokenizer([p for row in pieces for p in row] or [""], add_special_tokens=False)["input_ids"]
-        found = iter(flat)
-        if not cut:
-            return [next(found) for _ in texts]
-        begin = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        rows = []
-        for row in pieces:
-            mixed: list = [begin]
-            for k, _ in enumerate(row):
-                mixed += [next(found)] if k == 0 else [None, next(found)]
-            rows.append(mixed)
-        return rows
+        return padded(rows, tails, self.tokenizer.pad_token_id, z).to(self.device)
 
     def embed(self, prompts: Prompts) -> Tensor:
         """ "row len dim": the LLM's embeddings; where `z` is given, in the place of codes that stand in the text."""
@@ -304,7 +297,7 @@ class MorphTokens(nn.Module):
         """Prompts that end with `<img>` -> M', one token after another, each read by the LLM before the next."""
         cache, x, mask = DynamicCache(), self.embed(prompts), prompts.attention_mask
         tokens, scores = [], []
-        for _ in range(self.queries):
+        for _ in range(self.after):
             out = self._run(x, mask, cache)
             scores.append(out.logits[:, -1, self._code_ids()])
             hidden = out.hidden_states[-1][:, -1] if self.config.relax == "continuous" else None
@@ -331,8 +324,23 @@ class MorphTokens(nn.Module):
         before = self.decoder.get_input_embeddings()(vq_ids[:, :-1])
         if self.training and self.config.forget:
             before = before * (torch.rand(len(before), 1, 1, device=before.device) >= self.config.forget)
-        logits = self.decoder(inputs_embeds=torch.cat([self.prefix(tokens), before], 1)).logits
-        return F.cross_entropy(logits[:, tokens.shape[1] - 1 :].flatten(0, 1), vq_ids.flatten())
+        logits = self.decoder(inputs_embeds=torch.cat([self.before(tokens), before], 1)).logits
+        return F.cross_entropy(logits[:, self.places - 1 :].flatten(0, 1), vq_ids.flatten())
+
+    def before(self, tokens: Tensor) -> Tensor:
+        """g(M'): "row query dim" -> "row place inner", what the decoder reads before the picture's tokens.
+
+        Raises:
+            InputError: more tokens than the decoder has places for.
+
+        >>> model = MorphTokens.from_pretrained("morph-emoji-stage0", "cpu")
+        >>> model.before(torch.zeros(1, 4, 96)).shape
+        torch.Size([1, 8, 64])
+        """
+        free = self.places - tokens.shape[1]
+        if free < 0:
+            raise InputError(f"{tokens.shape[1]} tokens stand before a picture; this model has {self.places} places.")
+        return self.prefix(F.pad(tokens * tokens.shape[2] ** 0.5, (0, 0, 0, free)))  # elements of order 1
 
     def loss(self, told: Prompts, asked: Prompts, ids: Tensor, vq_ids: Tensor, forced: Prompts | None = None) -> Tensor:
         """L = text L_text + image L_img + equal L_AR on a batch.
@@ -390,8 +398,8 @@ class MorphTokens(nn.Module):
     def draw(self, tokens: Tensor, *, sample: bool = False, cached: bool = True) -> Tensor:
         """M' "row query dim" -> picture tokens "row token": the likeliest one after another; `sample`: T=1, top 250."""
         return self.decoder.generate(
-            inputs_embeds=self.prefix(tokens),
-            attention_mask=torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device),
+            inputs_embeds=self.before(tokens),
+            attention_mask=torch.ones((len(tokens), self.places), dtype=torch.long, device=tokens.device),
             max_new_tokens=self.vq.config.tokens,
             min_new_tokens=self.vq.config.tokens,
             do_sample=sample,
@@ -408,7 +416,12 @@ class MorphTokens(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """Its configuration as JSON can hold it."""
-        return {"model_type": "morph_tokens", "encoder": asdict(self.encoder.config), "morph": asdict(self.config)}
+        return {
+            "model_type": "morph_tokens",
+            "encoder": asdict(self.encoder.config),
+            "morph": asdict(self.config),
+            "places": self.places,
+        }
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole model: encoder and maps in one file; LLM, decoder and picture tokenizer in folders.
@@ -460,6 +473,7 @@ class MorphTokens(nn.Module):
             AutoModelForCausalLM.from_pretrained(folder / "decoder", dtype=torch.float32),
             PictureTokenizer.from_pretrained(folder / "vq"),
             MorphConfig(**told["morph"]),
+            told["places"],
         )
         missing, unknown = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
         if unknown or any(k.split(".")[0] not in ("llm", "decoder", "vq") for k in missing):

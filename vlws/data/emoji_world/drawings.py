@@ -1,8 +1,9 @@
-"""Drawings: one thing on a patterned ground, which a sentence tells whole; pictures to read, draw and edit.
+"""Drawings: one thing on a card, on a patterned ground, which a sentence tells whole; to read, draw and edit.
 
 A drawing is five attributes: thing, colour and place are its *meaning*, which questions and captions are about; the
 ground's shade and pattern are *detail*, which only a request to draw names. The five determine every pixel (no pose, no
-noise is drawn), so that a picture that a model draws can be held against the one that was asked for.
+noise is drawn), so that a picture that a model draws can be held against the one that was asked for. The card fills the
+thing's cell: its pixels tell the thing and its colour alone, the others the ground alone.
 
 `splits` is the same for all seeds: it keeps an eighth of all for tests, and every drawing of six pairs of thing and
 colour, which no training shows.
@@ -45,6 +46,7 @@ SHADES = {  # the two colours of a ground: low and high
 }
 PATTERNS = {"clouds": 0, "stripes": 2, "checks": 11, "bars": 10}  # -> a texture of the renderer's bank
 PLACES = POSITIONS[2]
+CARD = Background(0, 0, 0, (238, 238, 232), (238, 238, 232))
 
 
 class Drawing(NamedTuple):
@@ -154,13 +156,30 @@ def render(drawings: Sequence[Drawing]) -> np.ndarray:
     >>> render([Drawing(0, 0, 0, 0, 0)] * 2).shape
     (2, 32, 32, 3)
     """
-    return renderer.render([_scene(drawing) for drawing in drawings], SIDE)
+    if not drawings:
+        return np.empty((0, SIDE, SIDE, 3), np.uint8)
+    grounds = renderer.render([Scene((), _ground(drawing)) for drawing in drawings], SIDE)
+    things = renderer.render([Scene((_item(drawing),), CARD) for drawing in drawings], SIDE)
+    return np.where(np.stack([cell(drawing) for drawing in drawings])[..., None], things, grounds)
 
 
-def _scene(drawing: Drawing) -> Scene:
-    low, high = SHADES[drawing.word("shade")]
-    item = Item(_sprites()[drawing.thing], drawing.place, 26, tint=TINT_NAMES.index(drawing.word("colour")))
-    return Scene((item,), Background(PATTERNS[drawing.word("pattern")], 0, 0, low, high))
+def cell(drawing: Drawing) -> np.ndarray:
+    """ "32 32" bool: the cell of its thing.
+
+    >>> cell(Drawing(0, 0, 3, 0, 0))[16:, 16:].all(), int(cell(Drawing(0, 0, 3, 0, 0)).sum())
+    (np.True_, 256)
+    """
+    where = np.zeros((2, 2), bool)
+    where.ravel()[drawing.place] = True
+    return where.repeat(CELL, 0).repeat(CELL, 1)
+
+
+def _ground(drawing: Drawing) -> Background:
+    return Background(PATTERNS[drawing.word("pattern")], 0, 0, *SHADES[drawing.word("shade")])
+
+
+def _item(drawing: Drawing) -> Item:
+    return Item(_sprites()[drawing.thing], drawing.place, 26, tint=TINT_NAMES.index(drawing.word("colour")))
 
 
 @cache
@@ -202,8 +221,5 @@ def kept_pixels(old: Drawing, new: Drawing, attribute: str) -> np.ndarray:
     >>> int(kept_pixels(Drawing(0, 0, 0, 0, 0), Drawing(0, 1, 0, 0, 0), "colour").sum())  # three cells of four
     768
     """
-    cells = np.zeros((2, 2), bool)
-    for drawing in (old, new):
-        cells.ravel()[drawing.place] = True
-    mask = cells.repeat(CELL, 0).repeat(CELL, 1)
+    mask = cell(old) | cell(new)
     return mask if attribute == "shade" else ~mask
