@@ -1,8 +1,7 @@
 """Train a model that reads and draws: `python -m backbones.morph_emoji [--out FOLDER]`.
 
-Stage 0 ships as `morph-emoji-stage0`: encoder, codebook and decoder, with a language model that is untrained. The whole
-model does not ship yet: on held-out drawings it answers and captions (.99), and draws grounds, but of the tokens in the
-thing's cell .49 are right, and their gate is .80; the recipe says so and writes stage 0 alone.
+Two folders are written: `morph-emoji-stage0` beside it, encoder, codebook and decoder with a language model that is
+untrained, where chapter 03's arms start; and `morph-emoji`, the whole model.
 
 morph-emoji: `MorphTokens` over a Llama of two layers, a GPT-2 decoder and vq-emoji, in the stages of the paper:
 
@@ -35,12 +34,12 @@ from vlws.models.vq import load_vq
 from vlws.train import fit, warmup_cosine
 
 ENCODER = EncoderConfig(layers=3, slot_layers=(1,))
-PLACES = 8  # before a picture's tokens in the decoder: 4 for M, 4 that the LLM adds
 ENCODER_STEPS, DECODER_STEPS = 2500, 1000
-STEPS = {1: 100, 2: 1500, 3: 2000}
+STEPS = {1: 100, 2: 1500, 3: 4000}
 BATCH = 64
 GATES = {"stage 0, thing": 0.95, "stage 0, colour": 0.95, "stage 0, place": 0.95}
 GATES |= {"answers": 0.90, "captions": 0.80, "tokens, draw": 0.80, "tokens of the thing, draw": 0.80}
+GATES |= {f"tokens of the thing, {kind}": 0.80 for kind in ("rebuild", "edit", "subject")}
 
 
 # --- the untrained parts ----------------------------------------------------------------------------------------------
@@ -79,7 +78,7 @@ def make_decoder(vq_codes: int, tokens: int) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=vq_codes,
-            n_positions=tokens + PLACES,
+            n_positions=tokens + ENCODER.queries,
             n_embd=64,
             n_layer=2,
             n_head=4,
@@ -193,7 +192,7 @@ def pretrain(out: Path) -> Path:
     llm = make_llm(tokenizer, ENCODER.codes, seed=1_000_000)
     encoder.half().float()  # what is measured is what is shipped
     decoder = make_decoder(vq.config.codes, vq.config.tokens)
-    model = MorphTokens(encoder, llm, tokenizer, decoder, vq, MorphConfig(), PLACES)
+    model = MorphTokens(encoder, llm, tokenizer, decoder, vq, MorphConfig())
     model.start_scores()
     album = make_album(model)
     histories = {"encoder": told, "decoder": train_decoder(model, album)}

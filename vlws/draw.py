@@ -1,6 +1,6 @@
 """Pictures from text by a model that reads and draws: what `vlws draw` does.
 
-draw(["draw a blue cat at the top left on teal stripes ."], "my-model", out="drawings")["drawn"][0]["file"]
+draw(["draw a blue cat at the top left on teal stripes ."], out="drawings")["drawn"][0]["file"]
 """
 
 import io
@@ -27,7 +27,7 @@ EXACT = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX")  # mode
 
 def draw(
     texts: Sequence[str],
-    backbone: str,
+    backbone: str = "morph-emoji",
     *,
     images: Sequence[str | Path] = (),
     resize: bool = False,
@@ -41,7 +41,7 @@ def draw(
 
     Args:
         texts: requests or questions, in which every `<image>` stands for a picture of `images`, in order.
-        backbone: a folder that `MorphTokens.save_pretrained` wrote.
+        backbone: a shipped name, or a folder that `MorphTokens.save_pretrained` wrote.
         resize: take pictures of any size, by their central square; else only those of the model's size.
         out: folder of 0.png, 1.png and so on; files of these names are replaced.
         sample: draw tokens at temperature 1, from `seed`, instead of taking the likeliest.
@@ -68,7 +68,7 @@ def draw(
     read = _read(model, images, resize)
     ids, z = (None, None) if read is None else (read.ids.cpu(), read.z)
     prompts = model.prompts(texts, ids, z if model.config.relax == "continuous" else None, draw=not ask)
-    _check_length(model, texts, prompts, ANSWER if ask else model.after)
+    _check_length(model, texts, prompts, ANSWER if ask else model.queries)
     if ask:
         said = model.answer(prompts, ANSWER)
         return {

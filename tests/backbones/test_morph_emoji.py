@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from backbones import morph_emoji, vq_emoji
 from vlws.data.emoji_world import album, drawings
+from vlws.data.emoji_world.drawing_tasks import DRAW
 from vlws.methods.morph_tokens import MorphTokens
 from vlws.models.quantize import usage
 from vlws.models.vq import from_pixels, load_vq
@@ -47,4 +48,11 @@ def test_the_gate_of_drawings_sees_the_thing(model):
         assert cell.sum() == 16
         assert torch.equal(before[~cell], after[~cell])
         assert (before[cell] != after[cell]).any()
-    assert "tokens of the thing, draw" in morph_emoji.GATES
+    assert {f"tokens of the thing, {kind}" for kind in DRAW} <= morph_emoji.GATES.keys()
+
+
+def test_the_whole_model_keeps_its_gates():
+    model = MorphTokens.from_pretrained("morph-emoji", "cpu")
+    results = morph_emoji.evaluate(model, morph_emoji.make_album(model))
+    for name, gate in morph_emoji.GATES.items():
+        assert name.startswith("stage 0") or results[name] >= gate, name

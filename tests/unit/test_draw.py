@@ -16,6 +16,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from backbones.morph_emoji import make_llm
+from vlws.data.emoji_world import drawings
 from vlws.draw import draw
 from vlws.errors import InputError
 from vlws.lab import cli
@@ -45,9 +46,30 @@ def test_texts_and_pictures_become_pngs(tmp_path, monkeypatch, capsys):
     assert [len(row["read"]) for row in found] == [0, 1]
     for row in found:
         assert Image.open(row["file"]).size == (32, 32)
-        assert (len(row["thought"]), len(row["tokens"])) == (8, 64)
+        assert (len(row["thought"]), len(row["tokens"])) == (4, 64)
     again = draw(texts, STAGE0, images=[tmp_path / "red.png"], out=tmp_path / "again", device="cpu")["drawn"]
     assert [row["tokens"] for row in again] == [row["tokens"] for row in found]
+
+
+def test_the_shipped_model_draws_edits_and_answers(tmp_path):
+    """By default: what it draws is nearest, of all drawings, to the one that was asked for, and again once edited."""
+    known = drawings.render(drawings.everything()).astype(float)
+
+    def nearest(done):
+        picture = np.asarray(Image.open(done["drawn"][0]["file"]), float)
+        return drawings.everything()[int(np.square(known - picture).mean((1, 2, 3)).argmin())]
+
+    first = draw(["draw a blue cat at the top left on teal stripes ."], out=tmp_path / "a", device="cpu")
+    assert nearest(first) == (0, 3, 0, 4, 1)
+    at = [tmp_path / "a" / "0.png"]
+    edited = draw(
+        ["<image> this is on teal stripes . put it on grey checks ."], images=at, out=tmp_path / "b", device="cpu"
+    )
+    assert nearest(edited).caption() == "a blue cat at the top left"
+    assert nearest(edited).ground() == "grey checks"
+    assert nearest(draw(["<image> this is on teal stripes . make it green ."], images=at, out=tmp_path / "c"))[1] == 2
+    (said,) = draw(["<image> what is it ?"], images=at, ask=True, device="cpu")["answers"]
+    assert said["answer"] == "cat"
 
 
 def test_sampling_follows_its_seed(tmp_path):
@@ -150,12 +172,12 @@ def test_what_loses_nothing_as_rgb_is_read(tmp_path):
 
 
 def test_a_text_may_fill_the_context(tmp_path):
-    """All but the last of M' are read again: 121 tokens with `<img>`, and 7 more."""
+    """All but the last of M' are read again: 125 tokens with `<img>`, and 3 more."""
     model = MorphTokens.from_pretrained(STAGE0, "cpu")
     text = "draw" + 115 * " a"
-    while model.prompts([text], draw=True).input_ids.shape[1] < 121:
+    while model.prompts([text], draw=True).input_ids.shape[1] < 125:
         text += " a"
-    assert len(draw([text], STAGE0, out=tmp_path, device="cpu")["drawn"][0]["thought"]) == 8
+    assert len(draw([text], STAGE0, out=tmp_path, device="cpu")["drawn"][0]["thought"]) == 4
     with pytest.raises(InputError, match="takes 129 tokens"):
         draw([text + " a"], STAGE0, out=tmp_path, device="cpu")
 

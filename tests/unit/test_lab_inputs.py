@@ -14,7 +14,7 @@ from PIL import Image
 import vlws
 from vlws.errors import InputError
 from vlws.lab import chapters, runner
-from vlws.lab.inputs import called_with, check_inputs
+from vlws.lab.inputs import KINDS, called_with, check_inputs
 
 ROOT = Path(__file__).parents[2]
 ASSETS = Path(vlws.__file__).parent / "models" / "assets"
@@ -37,7 +37,7 @@ def pictures(root: Path) -> Path:
 def test_every_chapter_that_takes_a_checkpoint_or_data_is_known_to_read_it():
     for one in chapters.chapters():
         if "backbone" in one.parameters:
-            assert any(name.endswith(("load_clip", "load_mllm")) for name in called_with(one.code, "backbone")), one.id
+            assert any(name in KINDS for name in called_with(one.code, "backbone")), one.id
         if "data" in one.parameters:
             assert any(name.startswith("vlws.data.") for name in called_with(one.code, "data")), one.id
 
@@ -60,7 +60,12 @@ def refused(chapter: str, sentence: str, **given) -> None:
 
 @pytest.mark.parametrize(
     ("chapter", "sentence"),
-    [("01", "holds no documents.jsonl"), ("04", "holds no train/<class>/ folder"), ("06", "holds no core.json")],
+    [
+        ("01", "holds no documents.jsonl"),
+        ("03", "holds no picture"),
+        ("04", "holds no train/<class>/ folder"),
+        ("06", "holds no core.json"),
+    ],
 )
 def test_a_folder_that_the_chapter_cannot_read_is_refused(tmp_path, chapter, sentence):
     refused(chapter, sentence, data=str(tmp_path))
@@ -78,6 +83,7 @@ def test_data_that_is_no_folder_is_refused(tmp_path, monkeypatch):
 def test_a_checkpoint_of_another_class_is_refused():
     refused("04", "llava-emoji is a LlavaForConditionalGeneration; accepted here: CLIPModel", backbone="llava-emoji")
     refused("01", "clip-emoji is a CLIPModel; accepted here: LlavaForConditionalGeneration", backbone="clip-emoji")
+    refused("03", "clip-emoji is a CLIPModel; accepted here: MorphTokens", backbone="clip-emoji")
     refused("06", "There is no backbone 'nowhere': accepted are a shipped name", backbone="nowhere")
     refused("04", "someone/clip is no folder, ", backbone="someone/clip")
 

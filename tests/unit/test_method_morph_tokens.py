@@ -132,14 +132,22 @@ def test_settings_that_make_no_sense_are_refused():
         MorphConfig(relax="firm")
     with pytest.raises(InputError, match=r"tau=0.0: a temperature is above 0"):
         MorphConfig(tau=0.0)
-    with pytest.raises(InputError, match=r"more=-1: a number of tokens is 0 or more"):
-        MorphConfig(more=-1)
-    with pytest.raises(InputError, match=r"9 tokens stand before a picture; this model has 8 places"):
-        made().before(torch.zeros(1, 9, 96))
     with pytest.raises(InputError, match=r"forget=1.5: a share lies between 0 and 1"):
         MorphConfig(forget=1.5)
     with pytest.raises(InputError, match="one of text, image and equal is above 0"):
         MorphConfig(text=0.0, image=0.0)
+
+
+def test_codes_are_marked_and_nothing_else(model, album):
+    """By what they have in common attention finds codes wherever they stand; words stay as they are."""
+    prompts = asked_of(model, album)
+    table = model.llm.get_input_embeddings()(prompts.input_ids)
+    is_code = (prompts.input_ids >= model.first) & (prompts.input_ids < model.first + 16)
+    assert is_code.any()
+    moved = model.embed(prompts) - table
+    assert torch.allclose(moved[is_code], model.mark.expand_as(moved[is_code]), atol=1e-6)
+    assert (moved[~is_code] == 0).all()
+    assert any(p is model.mark for p in model.learned())
 
 
 # --- tokens after the model ---
@@ -149,12 +157,12 @@ def test_thinking_with_the_cache_is_thinking_anew(model, album):
     prompts = asked_of(model, album)
     found = model.think(prompts)
     x, mask, tokens = model.embed(prompts), prompts.attention_mask, []
-    for k in range(8):
+    for k in range(4):
         out = model.llm(inputs_embeds=x, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0))
         scores = out.logits[:, -1, model.first : model.first + 16]
         assert torch.allclose(scores, found.scores[:, k], atol=1e-4)
         tokens.append((scores / 2.0).softmax(-1) @ model.code_rows())
-        x, mask = torch.cat([x, tokens[-1][:, None]], 1), F.pad(mask, (0, 1), value=1)
+        x, mask = torch.cat([x, tokens[-1][:, None] + model.mark], 1), F.pad(mask, (0, 1), value=1)
     assert torch.allclose(torch.stack(tokens, 1), found.tokens, atol=1e-4)
 
 
@@ -169,7 +177,7 @@ def test_a_batch_is_its_rows_one_by_one(model, album):
 def test_a_drawing_is_the_likeliest_token_after_another(model):
     torch.manual_seed(0)
     thought = torch.randn(2, 4, 96)
-    x, tokens = model.prefix(F.pad(thought * 96**0.5, (0, 0, 0, 4))), []
+    x, tokens = model.prefix(thought * 96**0.5), []
     for _ in range(64):
         tokens.append(model.decoder(inputs_embeds=x).logits[:, -1].argmax(-1))
         x = torch.cat([x, model.decoder.get_input_embeddings()(tokens[-1])[:, None]], 1)
@@ -183,7 +191,7 @@ def test_vectors_stand_where_the_codes_would(album):
     x, codes = model.embed(vectors), model.embed(model.prompts(texts, ids))
     at = (vectors.input_ids >= model.first) & (vectors.input_ids < model.first + 16)
     assert torch.equal(x[~at], codes[~at])
-    wanted = model.continuous_in(z / model.encoder.codebook.codes.norm(dim=1).mean())
+    wanted = model.continuous_in(z / model.encoder.codebook.codes.norm(dim=1).mean()) + model.mark
     assert torch.allclose(x[at], wanted.flatten(0, 1), atol=1e-5)
 
 
@@ -212,7 +220,7 @@ def test_relaxations(how):
 
 def test_the_picture_loss_is_the_mean_over_tokens_one_by_one(model, album):
     tokens, v = torch.randn(2, 4, 96), album.vq_ids[:2]
-    x, total = model.prefix(F.pad(tokens * 96**0.5, (0, 0, 0, 4))), 0.0
+    x, total = model.prefix(tokens * 96**0.5), 0.0
     for j in range(64):
         logits = model.decoder(inputs_embeds=x).logits[:, -1]
         total += F.cross_entropy(logits, v[:, j]).item() / 64
@@ -225,8 +233,8 @@ def test_what_is_forgotten_does_not_reach_the_decoder(album):
     tokens, v = torch.randn(3, 4, 96), album.vq_ids[:3]
     model = made(forget=1.0)
     remembered = model.image_loss(tokens, v)
-    x = torch.cat([model.prefix(F.pad(tokens * 96**0.5, (0, 0, 0, 4))), torch.zeros(3, 63, 64)], 1)
-    wanted = F.cross_entropy(model.decoder(inputs_embeds=x).logits[:, 7:].flatten(0, 1), v.flatten())
+    x = torch.cat([model.prefix(tokens * 96**0.5), torch.zeros(3, 63, 64)], 1)
+    wanted = F.cross_entropy(model.decoder(inputs_embeds=x).logits[:, 3:].flatten(0, 1), v.flatten())
     model.train()
     assert model.image_loss(tokens, v).item() == pytest.approx(wanted.item(), rel=1e-5)
     assert remembered.item() != pytest.approx(wanted.item(), rel=1e-5)

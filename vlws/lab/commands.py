@@ -93,7 +93,7 @@ def _edited(done: dict[str, Any]) -> str:
 @app.command()
 def draw(
     texts: Annotated[list[str], typer.Argument(help="Requests, or questions with --ask.", show_default=False)],
-    backbone: Annotated[str, typer.Option(help="A folder that MorphTokens.save_pretrained wrote.")],
+    backbone: Annotated[str, typer.Option(help="Shipped, or a folder of MorphTokens.save_pretrained.")] = "morph-emoji",
     image: Annotated[
         list[Path] | None,
         typer.Option(help="A picture for each <image> in the texts, in order; may be repeated.", show_default=False),
@@ -108,8 +108,9 @@ def draw(
 ) -> None:
     """Draw pictures from text (and pictures), each a PNG; or answer questions about pictures.
 
-    Examples: vlws draw "draw a blue cat at the top left on teal stripes ." --backbone MODEL; vlws draw "<image> what is
-    it ?" --image drawings/0.png --ask --backbone MODEL
+    Examples: vlws draw "draw a blue cat at the top left on teal stripes ."; vlws draw "<image> this is on teal
+    stripes . make it green ." --image drawings/0.png --out edited; vlws draw "<image> what is it ?" --image edited/0.png
+    --ask
     """
     from vlws.draw import draw as paint
 

@@ -9,7 +9,11 @@ from typing import Any
 from vlws.errors import InputError
 from vlws.lab.chapters import Chapter, read_values
 
-KINDS = {"vlws.models.clip.load_clip": "CLIP", "vlws.models.families.load_mllm": "MLLM"}  # loader -> table of the hub
+KINDS = {  # loader -> table of the hub
+    "vlws.models.clip.load_clip": "CLIP",
+    "vlws.models.families.load_mllm": "MLLM",
+    "vlws.methods.morph_tokens.MorphTokens.from_pretrained": "MORPH",
+}
 READERS = "vlws.data."
 
 

@@ -45,9 +45,6 @@ class MorphConfig:
             hidden states comes out).
         forget: in training, the share of pictures whose tokens the decoder tells from M' alone, with none of the
             earlier ones. With all given (0), it tells the ground from its first token, and M' is hardly ever asked.
-        more: tokens of M' beyond the number of M. After stage 1 those of M stand for what M stands for, and what they
-            lack has no way in: decoder and LLM each learn to leave out what the other does not use. Where M' must be
-            M (`equal`), there are none.
 
     >>> MorphConfig(relax="soft", tau=2.0).equal
     0.0
@@ -59,7 +56,6 @@ class MorphConfig:
     relax: str = "soft"
     tau: float = 2.0
     forget: float = 0.7
-    more: int = 4
 
     def __post_init__(self) -> None:
         if self.relax not in RELAXATIONS:
@@ -68,8 +64,6 @@ class MorphConfig:
             raise InputError(f"forget={self.forget}: a share lies between 0 and 1.")
         if not self.tau > 0:
             raise InputError(f"tau={self.tau}: a temperature is above 0.")
-        if self.more < 0:
-            raise InputError(f"more={self.more}: a number of tokens is 0 or more.")
         if min(self.text, self.image, self.equal) < 0 or not max(self.text, self.image, self.equal) > 0:
             raise InputError("Weights of losses are 0 or more, and one of text, image and equal is above 0.")
 
@@ -92,7 +86,7 @@ class MorphTokens(nn.Module):
     >>> asked = model.prompts(["draw a blue cat at the top left on teal stripes ."], draw=True)
     >>> M_after = model.think(asked)  # tokens and scores of codes
     >>> M_after.tokens.shape, model.embed(asked).shape[2], model.code_rows().shape, model.queries
-    (torch.Size([1, 8, 96]), 96, torch.Size([64, 96]), 4)
+    (torch.Size([1, 4, 96]), 96, torch.Size([64, 96]), 4)
     >>> bool((model.relax(M_after.scores[:, 0]) == M_after.tokens[:, 0]).all())
     True
     >>> v = model.draw(M_after.tokens)  # picture tokens; `paint` decodes them
@@ -113,10 +107,11 @@ class MorphTokens(nn.Module):
     Args:
         encoder: picture -> M, frozen.
         llm: a causal language model of transformers; its vocabulary gains `<img>`, `</img>` and a token a code, whose
-            embeddings are the codes (at a mean length of 1) and stay so where
-            no weight decay is set: they have no gradient, but decay would shrink them.
+            embeddings are the codes (at a mean length of 1) and stay so where no weight decay is set: they have no
+            gradient, but decay would shrink them. `mark`, one learned vector, is added to every code that the LLM
+            reads: codes have nothing in common by which attention could find them, and a model without it finds them
+            by their distance alone, which changes with the length of a request.
         decoder: a causal language model over the picture tokenizer's tokens, which M' stands before.
-        places: how many tokens stand before them; M' fills the first ones, and vectors of zeros the rest.
         vq: the picture tokenizer, frozen.
     """
 
@@ -132,15 +127,15 @@ class MorphTokens(nn.Module):
         decoder: Any,
         vq: PictureTokenizer,
         config: MorphConfig | None = None,
-        places: int = 8,
     ) -> None:
         super().__init__()
-        self.config, self.places = config or MorphConfig(), places
+        self.config = config or MorphConfig()
         self.encoder = encoder.eval().requires_grad_(False)
         self.vq = vq.eval().requires_grad_(False)
         self.llm, self.decoder, self.tokenizer = llm, decoder, tokenizer
         dim, inner = llm.config.get_text_config().hidden_size, decoder.config.hidden_size
         self.prefix = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, inner))  # M' -> the decoder
+        self.mark = nn.Parameter(torch.randn(dim) / dim**0.5)
         self.continuous_in = nn.Linear(encoder.config.code_dim, dim)  # used by "continuous" alone
         self.continuous_out = nn.Linear(dim, dim)
         self._name_codes()
@@ -198,21 +193,8 @@ class MorphTokens(nn.Module):
 
     @property
     def queries(self) -> int:
-        """Tokens of a picture before the model."""
+        """Tokens of a picture, before the model and after it."""
         return self.encoder.config.queries
-
-    @property
-    def after(self) -> int:
-        """Tokens of a picture after the model.
-
-        >>> model = MorphTokens.from_pretrained("morph-emoji-stage0", "cpu")
-        >>> model.after
-        8
-        >>> model.config = MorphConfig(equal=1.0)
-        >>> model.after
-        4
-        """
-        return self.queries + (0 if self.config.equal else self.config.more)
 
     def _code_ids(self) -> slice:
         return slice(self.first, self.first + len(self.encoder.codebook))
@@ -223,7 +205,7 @@ class MorphTokens(nn.Module):
 
     def learned(self) -> list[nn.Parameter]:
         """What training moves: LLM, decoder, and the maps between them."""
-        parts = [self.llm, self.decoder, self.prefix]
+        parts: list[nn.Module] = [self.llm, self.decoder, self.prefix, nn.ParameterList([self.mark])]
         parts += [self.continuous_in, self.continuous_out] if self.config.relax == "continuous" else []
         return [p for part in parts for p in part.parameters() if p.requires_grad]
 
@@ -267,12 +249,12 @@ class MorphTokens(nn.Module):
         return padded(rows, tails, self.tokenizer.pad_token_id, z).to(self.device)
 
     def embed(self, prompts: Prompts) -> Tensor:
-        """ "row len dim": the LLM's embeddings; where `z` is given, in the place of codes that stand in the text."""
+        """ "row len dim": embeddings that the LLM reads, codes marked; where `z` is given, it stands for the codes."""
         x = self.llm.get_input_embeddings()(prompts.input_ids)
-        if prompts.z is None or not len(prompts.z):
-            return x
         is_code = (prompts.input_ids >= self.first) & (prompts.input_ids < self.first + len(self.encoder.codebook))
-        return x.masked_scatter(is_code[..., None], self.continuous_in(prompts.z / self.code_scale()).to(x))
+        if prompts.z is not None and len(prompts.z):
+            x = x.masked_scatter(is_code[..., None], self.continuous_in(prompts.z / self.code_scale()).to(x))
+        return x + is_code[..., None] * self.mark
 
     # --- 2. losses ---
 
@@ -297,12 +279,12 @@ class MorphTokens(nn.Module):
         """Prompts that end with `<img>` -> M', one token after another, each read by the LLM before the next."""
         cache, x, mask = DynamicCache(), self.embed(prompts), prompts.attention_mask
         tokens, scores = [], []
-        for _ in range(self.after):
+        for _ in range(self.queries):
             out = self._run(x, mask, cache)
             scores.append(out.logits[:, -1, self._code_ids()])
             hidden = out.hidden_states[-1][:, -1] if self.config.relax == "continuous" else None
             tokens.append(self.relax(scores[-1], hidden))
-            x, mask = tokens[-1][:, None], F.pad(mask, (0, 1), value=1)
+            x, mask = tokens[-1][:, None] + self.mark, F.pad(mask, (0, 1), value=1)
         return Thought(torch.stack(tokens, 1), torch.stack(scores, 1))
 
     def relax(self, scores: Tensor, hidden: Tensor | None = None) -> Tensor:
@@ -325,22 +307,16 @@ class MorphTokens(nn.Module):
         if self.training and self.config.forget:
             before = before * (torch.rand(len(before), 1, 1, device=before.device) >= self.config.forget)
         logits = self.decoder(inputs_embeds=torch.cat([self.before(tokens), before], 1)).logits
-        return F.cross_entropy(logits[:, self.places - 1 :].flatten(0, 1), vq_ids.flatten())
+        return F.cross_entropy(logits[:, tokens.shape[1] - 1 :].flatten(0, 1), vq_ids.flatten())
 
     def before(self, tokens: Tensor) -> Tensor:
-        """g(M'): "row query dim" -> "row place inner", what the decoder reads before the picture's tokens.
-
-        Raises:
-            InputError: more tokens than the decoder has places for.
+        """g(M'): "row query dim" -> "row query inner", what the decoder reads before the picture's tokens.
 
         >>> model = MorphTokens.from_pretrained("morph-emoji-stage0", "cpu")
         >>> model.before(torch.zeros(1, 4, 96)).shape
-        torch.Size([1, 8, 64])
+        torch.Size([1, 4, 64])
         """
-        free = self.places - tokens.shape[1]
-        if free < 0:
-            raise InputError(f"{tokens.shape[1]} tokens stand before a picture; this model has {self.places} places.")
-        return self.prefix(F.pad(tokens * tokens.shape[2] ** 0.5, (0, 0, 0, free)))  # elements of order 1
+        return self.prefix(tokens * tokens.shape[2] ** 0.5)  # elements of order 1
 
     def loss(self, told: Prompts, asked: Prompts, ids: Tensor, vq_ids: Tensor, forced: Prompts | None = None) -> Tensor:
         """L = text L_text + image L_img + equal L_AR on a batch.
@@ -399,7 +375,7 @@ class MorphTokens(nn.Module):
         """M' "row query dim" -> picture tokens "row token": the likeliest one after another; `sample`: T=1, top 250."""
         return self.decoder.generate(
             inputs_embeds=self.before(tokens),
-            attention_mask=torch.ones((len(tokens), self.places), dtype=torch.long, device=tokens.device),
+            attention_mask=torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device),
             max_new_tokens=self.vq.config.tokens,
             min_new_tokens=self.vq.config.tokens,
             do_sample=sample,
@@ -420,7 +396,6 @@ class MorphTokens(nn.Module):
             "model_type": "morph_tokens",
             "encoder": asdict(self.encoder.config),
             "morph": asdict(self.config),
-            "places": self.places,
         }
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -473,7 +448,6 @@ class MorphTokens(nn.Module):
             AutoModelForCausalLM.from_pretrained(folder / "decoder", dtype=torch.float32),
             PictureTokenizer.from_pretrained(folder / "vq"),
             MorphConfig(**told["morph"]),
-            told["places"],
         )
         missing, unknown = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
         if unknown or any(k.split(".")[0] not in ("llm", "decoder", "vq") for k in missing):

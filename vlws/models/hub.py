@@ -78,7 +78,7 @@ def locate(name: str, kinds: Kinds = CLIP) -> tuple[str, str]:
     'clip'
 
     Args:
-        kinds: CLIP or MLLM.
+        kinds: CLIP, MLLM or MORPH.
 
     Raises:
         InputError: no such folder or hub id, a hub that cannot be reached, a checkpoint of another class, one that is

@@ -50,7 +50,7 @@ def labels(of: np.ndarray | None = None) -> dict[str, Tensor]:
 STAGES: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {  # tasks that are told, and tasks that are drawn
     1: (("caption",), ("draw",)),
     2: (("caption",), ("draw", "rebuild")),
-    3: (("caption", "question", "question"), ("draw", "rebuild", "edit", "subject")),
+    3: (("caption", "question", "question"), ("draw", "rebuild", *4 * ("edit",), "subject")),  # four kinds of edit
 }
 
 
@@ -103,10 +103,8 @@ def _shown(model: Any, album: Album, tasks: Sequence[Task]) -> tuple[Tensor, Ten
     return album.ids[given], album.z[given] if model.config.relax == "continuous" else None
 
 
-def lesson(
-    model: Any, album: Album, stage: int, step: int, seed: int, n: int = 24, pool: np.ndarray | None = None
-) -> Lesson:
-    """Step -> n tasks with answers and n with pictures of a stage, about drawings that train, or those of a pool.
+def lesson(model: Any, album: Album, stage: int, step: int, seed: int, n: int = 24) -> Lesson:
+    """Step -> n tasks with answers and n with pictures of a stage, about drawings that train.
 
     >>> from vlws.methods.morph_tokens import MorphTokens
     >>> model = MorphTokens.from_pretrained("morph-emoji-stage0", "cpu")
@@ -116,7 +114,7 @@ def lesson(
     (torch.Size([4, 4]), torch.Size([4, 64]))
     """
     rng = np.random.default_rng([seed, stage, step])
-    tell, draw = (tasks(kinds, drawings.splits().train if pool is None else pool, n, rng) for kinds in STAGES[stage])
+    tell, draw = (tasks(kinds, drawings.splits().train, n, rng) for kinds in STAGES[stage])
     targets = [t.target for t in draw]
     forced = asked(model, album, draw, forced=True) if model.config.equal and not model.config.image else None
     ids, vq_ids = (table[targets].to(model.device) for table in (album.ids, album.vq_ids))

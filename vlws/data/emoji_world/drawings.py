@@ -150,16 +150,6 @@ def splits() -> Splits:
     return Splits(np.sort(rest[held:]), np.sort(rest[:held]), np.flatnonzero(is_pair))
 
 
-def corner(pool: np.ndarray, things: int, shades: int) -> np.ndarray:
-    """Those of a pool (indices) that show one of the first `things` on one of the first `shades`: a smaller world.
-
-    >>> len(corner(splits().train, 4, 3)), len(corner(splits().train, 12, 6)) == len(splits().train)
-    (755, True)
-    """
-    table = np.array(everything())[pool]
-    return pool[(table[:, 0] < things) & (table[:, 3] < shades)]
-
-
 def render(drawings: Sequence[Drawing]) -> np.ndarray:
     """Pictures, "n 32 32 3" uint8 RGB.
 
