@@ -108,9 +108,9 @@ def draw(
 ) -> None:
     """Draw pictures from text (and pictures), each a PNG; or answer questions about pictures.
 
-    Examples: vlws draw "draw a blue cat at the top left on teal stripes ."; vlws draw "<image> this is on teal
-    stripes . make it green ." --image drawings/0.png --out edited; vlws draw "<image> what is it ?" --image edited/0.png
-    --ask
+    Examples: vlws draw "draw a blue cat at the top left on teal stripes .";
+    vlws draw "<image> this is on teal stripes . make it green ." --image drawings/0.png --out edited;
+    vlws draw "<image> what is it ?" --image edited/0.png --ask
     """
     from vlws.draw import draw as paint
 
