@@ -141,7 +141,7 @@ def estimate(
         values: "seed", or "1+replicate seed" where row 0 holds the point estimates and the others `replicates`.
         bounds: (lowest, highest) possible value of the metric; the interval stays within.
         items: test items per seed; where all seeds and items agree, the rule of three gives a half-width 3 / (S items)
-            in units of an item's range.
+            times the farthest that an item can lie from them, by `bounds` (1 without).
         item_se: "seed", in place of replicates.
 
     Where neither seeds nor items vary and `items` is not given, there is no interval: agreement is not certainty.
@@ -165,7 +165,8 @@ def estimate(
     se_items = 0.0 if se_items <= 1e-12 * max(1.0, abs(value)) else se_items
     half = max(quantile(n_seeds) * se_seeds if se_seeds else 0.0, Z * se_items)
     if half == 0.0 and items and n_seeds > 1:
-        half = RULE_OF_THREE / (n_seeds * items)
+        farthest = max(value - bounds[0], bounds[1] - value) if bounds else 1.0
+        half = farthest * RULE_OF_THREE / (n_seeds * items)
         se_items = half / Z
     if half == 0.0:
         return Estimate(value, None, None, n_seeds)

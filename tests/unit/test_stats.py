@@ -110,6 +110,15 @@ def test_agreement_is_not_certainty():
     assert (value, high - value, value - low) == pytest.approx((0.25, 3 / 600, 3 / 600))
 
 
+def test_the_rule_of_three_knows_the_unit():
+    """Points say what shares say: an item that lies otherwise is off by 100, not by 1."""
+    share = stats.interval(np.ones(3), items=50, bounds=(0, 1))
+    points = stats.interval(np.full(3, 100.0), items=50, bounds=(0, 100))
+    assert points == pytest.approx([100 * v for v in share])
+    assert share[1] == pytest.approx(1 - 3 / 150)
+    assert stats.interval(np.zeros(3), items=50, bounds=(-100, 100)) == pytest.approx((0, -2, 2))
+
+
 def test_bounded_metrics_keep_their_bounds():
     value, low, high = stats.interval(np.array([0.9, 1.0, 0.99]), bounds=(0, 1))
     assert low < value < high == 1.0
