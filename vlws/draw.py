@@ -68,7 +68,7 @@ def draw(
     read = _read(model, images, resize)
     ids, z = (None, None) if read is None else (read.ids.cpu(), read.z)
     prompts = model.prompts(texts, ids, z if model.config.relax == "continuous" else None, draw=not ask)
-    _check_length(model, texts, prompts, ANSWER if ask else model.queries)
+    check_length(model, texts, prompts, ANSWER if ask else model.queries)
     if ask:
         said = model.answer(prompts, ANSWER)
         return {
@@ -159,8 +159,16 @@ def _lost(image: Path) -> str | None:
         return None if opaque else "transparent pixels"
 
 
-def _check_length(model: MorphTokens, texts: Sequence[str], prompts: Prompts, after: int) -> None:
-    """The last token that is written is not read again."""
+def check_length(model: MorphTokens, texts: Sequence[str], prompts: Prompts, after: int) -> None:
+    """Refuse prompts that the language model has too few positions for, `after` tokens to come among them; the last
+    token that is written is not read again.
+
+    Raises:
+        InputError: the longest does not fit; it is named by its text.
+
+    >>> model = MorphTokens.from_pretrained("morph-emoji-stage0", "cpu")
+    >>> check_length(model, ["draw a cat"], model.prompts(["draw a cat"], draw=True), after=4)
+    """
     most = getattr(model.llm.config.get_text_config(), "max_position_embeddings", None)
     lengths = (prompts.attention_mask.sum(1) + after - 1).tolist()
     if most is not None and max(lengths) > most:

@@ -1,6 +1,7 @@
 """Chapter 03 on a reader's captioned pictures, by the real command; what cannot work is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +51,11 @@ def test_a_folder_without_captions_is_refused(refuse, tmp_path):
     (tmp_path / "given").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "given" / "a.png")
     refuse("03", f"data={tmp_path / 'given'}", "caption", SMALL)
+
+
+def test_a_caption_longer_than_the_context_is_refused(refuse, captioned, tmp_path):
+    folder = shutil.copytree(captioned, tmp_path / "long")
+    lines = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    lines[3] = json.dumps({"file_name": "3.png", "text": 120 * "a cat "})
+    (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    refuse("03", f"data={folder}", "the language model has 128 positions", SMALL)

@@ -88,15 +88,15 @@ def test_tasks_tell_the_truth():
 
 
 def test_captioned_pictures_are_read_both_ways(tmp_path):
-    for name in ("a", "b"):
+    for name in "abcde":
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_text(f"the {name}\n")
-    assert read_captioned(tmp_path).captions == ("the a", "the b")
-    rows = [{"file_name": "b.png", "text": "second"}, {"file_name": "a.png", "text": "first"}]
+    assert read_captioned(tmp_path).captions == ("the a", "the b", "the c", "the d", "the e")
+    rows = [{"file_name": f"{name}.png", "text": text} for name, text in zip("ebcda", "12345", strict=True)]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = read_captioned(tmp_path)
-    assert [p.name for p in found.pictures] == ["b.png", "a.png"]
-    assert found.captions == ("second", "first")
+    assert [p.stem for p in found.pictures] == list("ebcda")
+    assert found.captions == tuple("12345")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,8 @@ def test_captioned_pictures_are_read_both_ways(tmp_path):
         ('{"file_name": "a.png", "text": 3}', "has a text of no words"),
         ('{"file_name": "a.png", "text": " "}', r"The caption of a.png in .* is empty"),
         ("", "holds no picture with a caption"),
+        ('{"file_name": "a.png", "text": "x"}', r"holds 1 captioned picture; accepted are 5 or more"),
+        (4 * '{"file_name": "a.png", "text": "x"}\n', r"holds 4 captioned pictures; accepted are 5 or more"),
     ],
 )
 def test_what_is_no_captioned_folder_is_refused(tmp_path, line, sentence):

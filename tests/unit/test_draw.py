@@ -67,7 +67,12 @@ def test_the_shipped_model_draws_edits_and_answers(tmp_path):
     )
     assert nearest(edited).caption() == "a blue cat at the top left"
     assert nearest(edited).ground() == "grey checks"
-    assert nearest(draw(["<image> this is on teal stripes . make it green ."], images=at, out=tmp_path / "c"))[1] == 2
+    assert (
+        nearest(
+            draw(["<image> this is on teal stripes . make it green ."], images=at, out=tmp_path / "c", device="cpu")
+        )[1]
+        == 2
+    )
     (said,) = draw(["<image> what is it ?"], images=at, ask=True, device="cpu")["answers"]
     assert said["answer"] == "cat"
 

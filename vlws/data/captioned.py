@@ -8,6 +8,8 @@ from typing import NamedTuple
 from vlws.data.images import list_images
 from vlws.errors import InputError
 
+LEAST = 5  # pictures
+
 
 class Captioned(NamedTuple):
     """Paths of pictures and what is said of each.
@@ -24,16 +26,17 @@ def read_captioned(folder: str | Path) -> Captioned:
     """Pictures with captions: `metadata.jsonl` of {"file_name", "text"} lines, or `name.txt` beside each `name.png`.
 
     Raises:
-        InputError: no such folder, no picture, a picture without a caption or with an empty one, a line of
+        InputError: no such folder, fewer than 5 pictures, one without a caption or with an empty one, a line of
             metadata.jsonl that is no such JSON or names a file that is not there.
 
     >>> import tempfile
     >>> from PIL import Image
     >>> folder = Path(tempfile.mkdtemp())
-    >>> Image.new("RGB", (8, 8)).save(folder / "cat.png")
-    >>> _ = (folder / "cat.txt").write_text("a cat")
-    >>> read_captioned(folder).captions
-    ('a cat',)
+    >>> for k in range(5):
+    ...     Image.new("RGB", (8, 8)).save(folder / f"{k}.png")
+    ...     _ = (folder / f"{k}.txt").write_text("a cat")
+    >>> set(read_captioned(folder).captions)
+    {'a cat'}
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -45,6 +48,9 @@ def read_captioned(folder: str | Path) -> Captioned:
         raise InputError(f"The caption of {empty[0]} in {root.name} is empty; every picture takes one.")
     if not found:
         raise InputError(f"{root.name} holds no picture with a caption: give metadata.jsonl, or a .txt beside each.")
+    if len(found) < LEAST:
+        held = f"{len(found)} captioned picture" + "s" * (len(found) > 1)
+        raise InputError(f"{root.name} holds {held}; accepted are {LEAST} or more, for some are kept back as a test.")
     return Captioned(tuple(path for path, _ in found), tuple(" ".join(text.split()) for _, text in found))
 
 

@@ -109,8 +109,7 @@ class MorphTokens(nn.Module):
         llm: a causal language model of transformers; its vocabulary gains `<img>`, `</img>` and a token a code, whose
             embeddings are the codes (at a mean length of 1) and stay so where no weight decay is set: they have no
             gradient, but decay would shrink them. `mark`, one learned vector, is added to every code that the LLM
-            reads: codes have nothing in common by which attention could find them, and a model without it finds them
-            by their distance alone, which changes with the length of a request.
+            reads: codes have nothing in common by which attention could find them wherever they stand.
         decoder: a causal language model over the picture tokenizer's tokens, which M' stands before.
         vq: the picture tokenizer, frozen.
     """
@@ -392,11 +391,7 @@ class MorphTokens(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """Its configuration as JSON can hold it."""
-        return {
-            "model_type": "morph_tokens",
-            "encoder": asdict(self.encoder.config),
-            "morph": asdict(self.config),
-        }
+        return {"model_type": "morph_tokens", "encoder": asdict(self.encoder.config), "morph": asdict(self.config)}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole model: encoder and maps in one file; LLM, decoder and picture tokenizer in folders.
