@@ -4,12 +4,40 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 Ran = tuple[subprocess.CompletedProcess[str], dict, str]
+
+
+BEGAN = time.monotonic()
+
+
+def pytest_addoption(parser):
+    told = "begin no notebook at its literals after so many minutes; those whose last commit is newest come first"
+    parser.addoption("--minutes", type=float, default=None, help=told)
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--minutes", None) is not None:
+        items.sort(key=lambda item: -_committed(item.callspec.params["path"]) if "literals" in item.keywords else 0)
+
+
+def _committed(path: Path) -> int:
+    """When a notebook was last committed, seconds since 1970; now, where it was not."""
+    asked = ["git", "-C", str(path.parent), "log", "-1", "--format=%ct", "--", path.name]
+    told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    return int(told or time.time())
+
+
+@pytest.fixture(autouse=True)
+def within_the_minutes(request):
+    minutes = request.config.getoption("--minutes", None)
+    if minutes is not None and "literals" in request.keywords and time.monotonic() - BEGAN > 60 * minutes:
+        pytest.skip(f"the {minutes:g} minutes are over; `just nbval` runs every notebook")
 
 
 @pytest.fixture
