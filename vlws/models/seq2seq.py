@@ -29,17 +29,10 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from vlws.data.cloze import BLANK, VECTOR, Cloze, Cutter
 from vlws.errors import InputError
-from vlws.models.hub import Kinds, locate, resolve_device
+from vlws.models.hub import locate, resolve_device
+from vlws.models.kinds import SEQ2SEQ
 from vlws.models.weights import check_differ, check_finite, load_checked
 
-SEQ2SEQ = Kinds(
-    {
-        "t5": "T5ForConditionalGeneration",
-        "mt5": "MT5ForConditionalGeneration",
-        "umt5": "UMT5ForConditionalGeneration",
-    },
-    "google-t5/t5-base",
-)
 END = "<extra_id_1>"  # what ends the target
 VOCABULARIES = ("tokenizer.json", "spiece.model", "tokenizer.model")
 IGNORED = -100  # targets without a loss
