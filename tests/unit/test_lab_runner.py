@@ -192,6 +192,9 @@ def test_a_finished_key_is_skipped_until_what_made_it_changes(good):
     (root / "constraints.txt").write_text("numpy==1.0")
     records._made_of.cache_clear()
     assert records.is_stale(record)
+    (root / "constraints.txt").write_text("bm25s==1.0")  # computes nothing here
+    records._made_of.cache_clear()
+    assert not records.is_stale(record)
     (root / "constraints.txt").unlink()
     records._made_of.cache_clear()
     assert not records.is_stale(record)

@@ -8,7 +8,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,8 @@ def key(chapter: Chapter, params: Mapping[str, Any]) -> str:
     """Hash of all that a run is made of.
 
     The notebook's code, its parameters, our modules that it reaches, the data that ships with them, the shipped models
-    that it names, results that it may read, its claims, the pins, and the files that `data` and `backbone` name.
+    that it names, results that it may read, its claims, the pins of what computes (`fingerprint.VERSIONS`: a package
+    that another chapter needs makes no result stale), and the files that `data` and `backbone` name.
     """
     h = hashlib.sha256(json.dumps([SCHEMA, chapter.slug, sorted(params.items())]).encode())
     h.update(json.dumps(chapter.code).encode())
@@ -62,12 +63,20 @@ def _made_of(slug: str, code: tuple[str, ...], backbones: tuple[str, ...]) -> st
     results = paths.reports() / "results" / slug
     files = [file for folder in folders for file in folder.rglob("*") if "__pycache__" not in file.parts]
     files += [file for file in results.glob("*") if file.stem not in PRESETS]
-    files += [paths.notebooks() / "claims" / f"{slug}.yaml", paths.root() / "constraints.txt"]
+    files += [paths.notebooks() / "claims" / f"{slug}.yaml"]
     for file in sorted(files):
         if file.is_file():
             h.update(file.name.encode())
             h.update(file.read_bytes())
+    h.update("".join(_pins(fingerprint.VERSIONS)).encode())
     return h.hexdigest()
+
+
+def _pins(packages: Sequence[str]) -> list[str]:
+    """The lines of constraints.txt that pin some packages."""
+    file = paths.root() / "constraints.txt"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return [line for line in lines if line.split("==")[0].strip().lower() in packages]
 
 
 def records(slug: str | None = None) -> list[dict[str, Any]]:
