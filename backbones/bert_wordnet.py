@@ -66,7 +66,7 @@ def pretrain(out: Path, steps: int = STEPS) -> Path:
     lines = texts()
     tokenizer = learn_wordpiece(lines)
     config = BertConfig(
-        len(tokenizer), hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256,
+        vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256,
         max_position_embeddings=LENGTH, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     student = Retriever(
