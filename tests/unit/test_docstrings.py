@@ -27,6 +27,7 @@ NO_EXAMPLE = {  # module or name -> why it has none
     "vlws.models.families.InstructBlipAdapter": "no small InstructBLIP ships; its steps are those of Adapter",
     "vlws.models.families.QwenVLAdapter": "no small Qwen2.5-VL ships; its steps are those of Adapter",
     "vlws.data.emoji_world.build.build": "reads a font and packages of Node that only the builder of the data has",
+    "vlws.data.wordnet.build": "reads the files of Debian's wordnet-base, which only the builder of the data has",
 }
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DOCUMENTED = (ast.Module, ast.ClassDef, *FUNCTIONS)

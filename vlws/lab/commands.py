@@ -243,7 +243,9 @@ def data_info(as_json: Json = False) -> None:
     Example: vlws data info
     """
     package = Path(__file__).parents[1]
-    folders = [package / "data" / "emoji_world" / "assets", package / "models" / "assets"]
+    folders = [package / "data" / name / "assets" for name in ("emoji_world", "wordnet")] + [
+        package / "models" / "assets"
+    ]
     rows: list[dict[str, Any]] = [
         {"file": str(file.relative_to(package)), "bytes": file.stat().st_size}
         for folder in folders
@@ -266,10 +268,13 @@ def data_build(
     Example: vlws data build --out rebuilt
     """
     from vlws.data.emoji_world import build
+    from vlws.data.wordnet import build as words
 
     target = out or build.ASSETS
+    words.check_source()  # before any work
     build.build(target)
-    answer(as_json, {"out": str(target)}, str(target))
+    written = words.build(out or words.ASSETS)
+    answer(as_json, {"out": str(target), "wordnet": str(written)}, f"{target}\n{written}")
 
 
 @app.command()

@@ -23,6 +23,7 @@ def checks(deep: bool = False) -> list[dict[str, Any]]:
     `deep` also compiles a KeOps formula in a fresh folder, which takes up to a minute.
     """
     from vlws.data.emoji_world.build import SOURCES
+    from vlws.data.wordnet.build import SOURCE
 
     found = [
         _check("Python 3.11+", sys.version_info >= (3, 11), sys.version.split()[0], "nothing runs", needed=True),
@@ -33,7 +34,7 @@ def checks(deep: bool = False) -> list[dict[str, Any]]:
         _gpu(),
         _disk(),
         _browser(),
-        *(_builder(package, path) for package, path in SOURCES.items()),
+        *(_builder(name, path) for name, path in (SOURCES | {"wordnet-base": SOURCE / "data.noun"}).items()),
     ]
     if deep:
         found.append(_keops())

@@ -94,12 +94,28 @@ class ControlRetriever(nn.Module):
     Raises:
         InputError: a number of layers that the encoder has not.
 
+    >>> import tempfile
     >>> from vlws.models.retriever import load_retriever
     >>> retriever = load_retriever("bert-wordnet", "cpu")
-    >>> control = ControlRetriever(retriever)
-    >>> e = control(control.states(["bank"]), control.instruct(["Find names for places near the term."]))
-    >>> torch.equal(retriever.finish(control.states(["bank"]).pooled), e)  # untrained, it is the retriever
+    >>> control = ControlRetriever(retriever, ControlConfig(upper=2, train_reader=False))
+    >>> states, t = control.states(["bank"]), control.instruct(["Find names for places near the term."])
+    >>> states.hidden.shape, t.shape
+    (torch.Size([1, 3, 128]), torch.Size([1, 128]))
+    >>> torch.equal(control(states, t), retriever.finish(states.pooled))  # untrained, it is the retriever
     True
+    >>> sum(p.numel() for p in control.trainable_parameters()) < sum(p.numel() for p in retriever.parameters())
+    True
+    >>> [group["lr"] for group in control.parameter_groups(lr=1e-3, copies_lr=2e-4)]
+    [0.001, 0.0002]
+    >>> control.encode_queries(["bank", "river"], "Find names for places near the term.").shape
+    torch.Size([2, 128])
+    >>> len(control.pruned(1).control)  # a student of one layer
+    1
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     control.save_pretrained(f"{folder}/control")
+    ...     again = ControlRetriever.from_pretrained(f"{folder}/control", retriever)
+    >>> again.train().training  # nothing drops out
+    False
     """
 
     def __init__(self, retriever: Retriever, config: ControlConfig | None = None) -> None:

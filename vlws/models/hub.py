@@ -66,7 +66,7 @@ def shipped() -> tuple[str, ...]:
     """Names of the backbones that come with the package.
 
     >>> shipped()
-    ('blip2-emoji', 'blip2-facts', 'clip-emoji', 'llava-emoji', 'morph-emoji', 'morph-emoji-stage0', 'vq-emoji')
+    ('bert-wordnet', 'blip2-emoji', 'blip2-facts', 'clip-emoji', 'llava-emoji', 'morph-emoji', 'morph-emoji-stage0', 'vq-emoji')
     """
     return tuple(sorted(path.parent.name for path in ASSETS.glob("*/config.json")))
 

@@ -17,7 +17,8 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
         InputError: a model of another kind.
 
     >>> from transformers import BertConfig, BertModel
-    >>> config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=8)
+    >>> sizes = dict(hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=8)
+    >>> config = BertConfig(vocab_size=9, **sizes)
     >>> len(layers_of(BertModel(config)))
     3
     """
@@ -32,7 +33,8 @@ def state_before(model: nn.Module, layer: int, **inputs: Tensor) -> tuple[Tensor
     """(what enters a layer, what the model ends in), each "row len dim", of one pass.
 
     >>> from transformers import BertConfig, BertModel
-    >>> config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=8)
+    >>> sizes = dict(hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=8)
+    >>> config = BertConfig(vocab_size=9, **sizes)
     >>> entering, last = state_before(BertModel(config), 1, input_ids=torch.ones(2, 5, dtype=torch.long))
     >>> entering.shape, last.shape
     (torch.Size([2, 5, 8]), torch.Size([2, 5, 8]))
@@ -58,7 +60,8 @@ def run_layers(model: nn.Module, layers: nn.ModuleList, hidden: Tensor, attentio
         InputError: a model of another kind.
 
     >>> from transformers import BertConfig, BertModel
-    >>> config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=8)
+    >>> sizes = dict(hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=8)
+    >>> config = BertConfig(vocab_size=9, **sizes)
     >>> model, mask = BertModel(config).eval(), torch.ones(2, 5, dtype=torch.long)
     >>> entering, last = state_before(model, 1, input_ids=mask, attention_mask=mask)
     >>> torch.allclose(run_layers(model, layers_of(model)[1:], entering, mask), last, atol=1e-6)

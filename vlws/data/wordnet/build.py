@@ -52,8 +52,7 @@ def build(out: Path = ASSETS, source: Path = SOURCE) -> Path:
     Raises:
         InputError: the package's files are missing.
     """
-    if not (source / "data.noun").is_file():
-        raise InputError(f"{source}/data.noun is missing: install the Debian package wordnet-base.")
+    check_source(source)
     senses = dict(read(source))
     queries, of = questions(senses, tagged(source / "cntlist.rev"))
     kept = {key for lemma in queries for key in of[lemma]}
@@ -71,6 +70,12 @@ def build(out: Path = ASSETS, source: Path = SOURCE) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "wordnet.json.gz", gzip.compress(text.encode(), 9, mtime=0))
     return out
+
+
+def check_source(source: Path = SOURCE) -> None:
+    """InputError where the package's files are missing."""
+    if not (source / "data.noun").is_file():
+        raise InputError(f"{source}/data.noun is missing: install the Debian package wordnet-base.")
 
 
 def read(source: Path) -> Iterator[tuple[tuple[str, int], Sense]]:
