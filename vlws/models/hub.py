@@ -65,8 +65,8 @@ UNQUANTISED = "accepted are weights in float32, float16 or bfloat16, such as tho
 def shipped() -> tuple[str, ...]:
     """Names of the backbones that come with the package.
 
-    >>> shipped()
-    ('bert-wordnet', 'blip2-emoji', 'blip2-facts', 'clip-emoji', 'llava-emoji', 'morph-emoji', 'morph-emoji-stage0', 'vq-emoji')
+    >>> shipped()  # doctest: +ELLIPSIS
+    ('bert-wordnet', 'blip2-emoji', ..., 'vq-emoji')
     """
     return tuple(sorted(path.parent.name for path in ASSETS.glob("*/config.json")))
 
