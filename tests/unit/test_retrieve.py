@@ -191,7 +191,8 @@ def test_an_index_that_is_damaged_is_refused(made, file, content, told):
         retrieve(["owl"], made, device="cpu")
 
 
-def test_the_commands(notes, backbone):
+def test_the_commands(notes, backbone, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # a narrow terminal breaks lines
     app = typer.Typer()
     app.command("index")(index_command)
     app.command("retrieve")(retrieve_command)
