@@ -192,7 +192,7 @@ def test_an_index_that_is_damaged_is_refused(made, file, content, told):
 
 
 def test_the_commands(notes, backbone, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")  # a narrow terminal breaks lines
+    monkeypatch.setenv("COLUMNS", "400")  # a narrow terminal breaks lines
     app = typer.Typer()
     app.command("index")(index_command)
     app.command("retrieve")(retrieve_command)
