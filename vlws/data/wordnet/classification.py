@@ -1,0 +1,462 @@
+"""Few-shot classification of WordNet's glosses, with a shifted domain each, and documents to meta-train from.
+
+Sentences are first clauses of glosses. Each stands on one side of the slice: "language", which a language model learns
+from, "documents", unlabelled text, or "tasks". Sisters (synsets of one parent) stand on the same side.
+
+    category   what a gloss is about, in six words          related   are two glosses one relation apart, or sisters?
+    part       noun, verb or adjective                      option    which of four is about what the first is about?
+    concrete   concrete or abstract                         named     which of four words says what it is about?
+    person     is it a person?
+    topic      are two glosses about the same?              The first four read one gloss, topic and related two.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import numpy as np
+
+from vlws.data.cloze import BLANK, Cloze, Wording
+from vlws.data.wordnet.synsets import Synset, synsets
+from vlws.errors import InputError
+
+Side = Literal["language", "documents", "tasks"]
+SHARES: Mapping[Side, float] = {"language": 0.70, "documents": 0.12, "tasks": 0.18}
+MIN_WORDS, MAX_WORDS = 3, 10  # of a sentence
+TOPICS = {  # word -> lexicographer files
+    "person": ("noun.person",),
+    "living": ("noun.animal", "noun.plant"),
+    "thing": ("noun.artifact", "noun.food", "noun.substance", "noun.body"),
+    "place": ("noun.location", "noun.object"),
+    "act": ("noun.act", "noun.event", "noun.process"),
+    "idea": ("noun.cognition", "noun.communication"),
+    "quality": ("noun.attribute", "noun.state", "noun.feeling"),
+    "verb": (),  # every verb
+    "adjective": (),  # every adjective
+}
+PARTS = {"n": "noun", "v": "verb", "a": "adjective"}
+TRIES = 1000  # to draw an example that was not drawn before
+LETTERS = ("A", "B", "C", "D")
+YES_NO = ("yes", "no")
+SINGLE = "{0} It is " + BLANK + " ."
+PAIR = "{0} " + BLANK + " {1}"
+CHOICE = Wording().choice("{0}", ("{1}", "{2}", "{3}", "{4}"))
+
+# --- sentences and their sides ----------------------------------------------------------------------------------------
+
+
+def sentence(text: str) -> str:
+    """The first clause of a gloss or an example, without brackets, of at most 10 words.
+
+    >>> sentence("(of a lamp) giving light; bright")
+    'giving light'
+    """
+    clause = re.sub(r"\([^)]*\)|[()\"`]", "", text).split(";")[0]
+    return " ".join(clause.split()[:MAX_WORDS]).strip(" ,:")
+
+
+def topic(one: Synset) -> str | None:
+    """What a synset is about, a key of TOPICS; None for what is none of them.
+
+    >>> topic(next(one for one in synsets() if "dancer" in one.lemmas))
+    'person'
+    """
+    if one.part in "va":
+        return PARTS[one.part]
+    return next((name for name, files in TOPICS.items() if one.lexicographer in files), None)
+
+
+@cache
+def parents() -> tuple[int, ...]:
+    """Of each synset the first that it is a kind, an instance or (adjectives) a satellite of; else itself.
+
+    >>> at = next(k for k, one in enumerate(synsets()) if "dancer" in one.lemmas)
+    >>> synsets()[parents()[at]].lemmas[0]
+    'performer'
+    """
+    return tuple(next((k for symbol, k in one.relations if symbol in ("@", "@i", "&")), i)
+                 for i, one in enumerate(synsets()))  # fmt: skip
+
+
+@cache
+def sides() -> Mapping[Side, Mapping[int, str]]:
+    """Side -> index of a synset -> its sentence. No sentence occurs twice; short ones and adverbs are left out.
+
+    >>> found = sides()
+    >>> [len(found[side]) for side in ("language", "documents", "tasks")], found["language"][1]
+    ([25593, 5528, 6166], 'not having the necessary means or skill or know-how')
+    """
+    drawn = np.random.default_rng(0).random(len(synsets()))
+    language, documents = SHARES["language"], SHARES["language"] + SHARES["documents"]
+    found: dict[Side, dict[int, str]] = {side: {} for side in get_args(Side)}
+    seen = set()
+    for i, one in enumerate(synsets()):
+        said = sentence(one.gloss)
+        if one.part in PARTS and len(said.split()) >= MIN_WORDS and said not in seen:
+            seen.add(said)
+            at = drawn[parents()[i]]
+            found["language" if at < language else "documents" if at < documents else "tasks"][i] = said
+    return found
+
+
+def near(i: int) -> set[int]:
+    """Synsets one relation away from a synset.
+
+    >>> near(0) == {k for _, k in synsets()[0].relations}
+    True
+    """
+    return {k for _, k in synsets()[i].relations} - {i}
+
+
+def documents(n: int | None = None, seed: int = 0) -> list[list[str]]:
+    """Unlabelled documents of 3 to 6 sentences, at most n; each synset is told once, none is of a few-shot task.
+
+    A document is a walk: a gloss, sometimes an example of its use, then the gloss of a synset that is one relation
+    away or a sister, and so on. So neighbours have more to do with each other than sentences further apart.
+
+    >>> made = documents()
+    >>> {len(document) for document in made} == {3, 4, 5, 6}, documents(2) == made[:2]
+    (True, True)
+    """
+    rng, here = np.random.default_rng([seed, 7]), sides()["documents"]
+    sisters = _families(here)
+    told: set[int] = set()
+    used = {text for side in ("language", "tasks") for text in sides()[side].values()}
+    made: list[list[str]] = []
+    for start in rng.permutation(sorted(here)).tolist():
+        if n is not None and len(made) == n:
+            break
+        if start in told:
+            continue
+        wanted, at, walked, lines = int(rng.integers(3, 7)), start, [start], [here[start]]
+        while len(lines) < wanted:
+            shown = [said for text in synsets()[at].examples if len((said := sentence(text)).split()) >= MIN_WORDS]
+            if shown and rng.random() < 0.3 and lines[-1] == here[at] and shown[0] not in used:
+                lines.append(shown[0])
+                used.add(shown[0])
+                continue
+            direct = sorted(k for k in near(at) if k in here and k not in told and k not in walked)
+            kin = direct or [k for k in sisters[parents()[at]] if k not in told and k not in walked]
+            if not kin:
+                break
+            at = kin[rng.integers(len(kin))]
+            walked.append(at)
+            lines.append(here[at])
+        if len(lines) >= 3:
+            told.update(walked)
+            made.append(lines)
+    return made
+
+
+def _families(some: Iterable[int]) -> dict[int, list[int]]:
+    """Parent -> its children among some synsets."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for i in some:
+        found[parents()[i]].append(i)
+    return found
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------------
+
+
+class Example(NamedTuple):
+    """Texts that fill a template, and the class: a label word.
+
+    >>> Example(("a small dog",), "living").label
+    'living'
+    """
+
+    texts: tuple[str, ...]
+    label: str
+
+
+class Pool:
+    """Sentences that examples are drawn from, by topic and by family. All randomness comes from the generator given.
+
+    Args:
+        sentences: index of a synset -> sentence.
+
+    >>> pool, rng = Pool(sides()["tasks"]), np.random.default_rng(0)
+    >>> pool.single(rng, "noun", lambda one: PARTS[one.part]).label
+    'noun'
+    >>> [len(pool.topic(rng, "yes").texts), len(pool.related(rng, "no").texts), len(pool.option(rng, "A").texts)]
+    [2, 2, 5]
+    >>> pool.named(rng, "C", ("person", "act", "place", "thing")).label
+    'C'
+    """
+
+    def __init__(self, sentences: Mapping[int, str]) -> None:
+        self.sentences = sentences
+        self.by_topic: dict[str, list[int]] = defaultdict(list)
+        for i in sentences:
+            if name := topic(synsets()[i]):
+                self.by_topic[name].append(i)
+        self.families = [kin for kin in _families(sentences).values() if len(kin) > 1]
+        self._classes: dict[Any, dict[str, list[int]]] = {}
+
+    def classes(self, classify: Callable[[Synset], str | None]) -> dict[str, list[int]]:
+        """Class -> synsets, found once.
+
+        >>> sorted(Pool(sides()["tasks"]).classes(lambda one: one.part))
+        ['a', 'n', 'v']
+        """
+        if classify not in self._classes:
+            found: dict[str, list[int]] = defaultdict(list)
+            for i in self.sentences:
+                if name := classify(synsets()[i]):
+                    found[name].append(i)
+            self._classes[classify] = found
+        return self._classes[classify]
+
+    def single(self, rng: np.random.Generator, label: str, classify: Callable[[Synset], str | None]) -> Example:
+        """A sentence of a class."""
+        return Example((self.sentences[_one(rng, self.classes(classify)[label])],), label)
+
+    def topic(self, rng: np.random.Generator, label: str) -> Example:
+        """Two sentences of one topic ("yes"), or of two."""
+        first, second = rng.choice(sorted(self.by_topic), 2, replace=False).tolist()
+        return Example(tuple(self._several(rng, [first, first if label == "yes" else second])), label)
+
+    def related(self, rng: np.random.Generator, label: str) -> Example:
+        """Two sentences of sisters or of synsets one relation apart ("yes"), or of two that are neither."""
+        while True:
+            family = self.families[rng.integers(len(self.families))]
+            i = _one(rng, family)
+            kin = {*family, *(k for k in near(i) if k in self.sentences)} - {i}
+            if label == "yes":
+                j = _one(rng, sorted(kin))
+            else:
+                j = _one(rng, self.families[rng.integers(len(self.families))])
+                if j in kin or j == i or near(i) & near(j):
+                    continue
+            return Example((self.sentences[i], self.sentences[j]), label)
+
+    def option(self, rng: np.random.Generator, label: str) -> Example:
+        """A sentence, and four of different topics, of which the one at `label` has its topic."""
+        right, *wrong = rng.permutation(sorted(self.by_topic))[:4].tolist()
+        at = LETTERS.index(label)
+        return Example(tuple(self._several(rng, [right, *wrong[:at], right, *wrong[at:]])), label)
+
+    def named(self, rng: np.random.Generator, label: str, names: Sequence[str]) -> Example:
+        """A sentence, and four of the names of topics, of which the one at `label` is its topic."""
+        right, *wrong = rng.permutation(names)[:4].tolist()
+        at = LETTERS.index(label)
+        return Example((self.sentences[_one(rng, self.by_topic[right])], *wrong[:at], right, *wrong[at:]), label)
+
+    def _several(self, rng: np.random.Generator, names: Sequence[str]) -> list[str]:
+        """Sentences of topics, no two the same."""
+        chosen: list[int] = []
+        for name in names:
+            while (i := _one(rng, self.by_topic[name])) in chosen:
+                pass
+            chosen.append(i)
+        return [self.sentences[i] for i in chosen]
+
+
+def _one(rng: np.random.Generator, among: Sequence[int]) -> int:
+    return among[rng.integers(len(among))]
+
+
+# --- the tasks --------------------------------------------------------------------------------------------------------
+
+
+class Question(NamedTuple):
+    """What a few-shot task asks, and its two domains.
+
+    Attributes:
+        words: label words, the classes. template: with places {0}, {1}, ... for the texts of an example.
+        inside, outside: lexicographer files of the domain that is trained in, and of the shifted one; "+" behind a file
+            keeps its named instances alone ("noun.person+": people by name), "-" all others.
+
+    >>> QUESTIONS["topic"].words
+    ('yes', 'no')
+    """
+
+    words: tuple[str, ...]
+    template: str
+    inside: tuple[str, ...]
+    outside: tuple[str, ...]
+
+
+NAMED = ("person", "living", "thing", "place", "act", "quality")  # topics that are told by their word
+_KINDS = ("noun.person-", "noun.plant", "noun.artifact", "noun.object", "noun.location-", "noun.act", "noun.attribute")
+_OTHERS = ("noun.person+", "noun.animal", "noun.food", "noun.substance", "noun.body", "noun.location+", "noun.event",
+           "noun.process", "noun.state", "noun.feeling")  # fmt: skip
+_TOPICS = ("noun.person", *TOPICS["living"], *TOPICS["thing"], "verb")
+_OTHER_TOPICS = (*TOPICS["place"], *TOPICS["act"], *TOPICS["quality"], "adj")
+_CONCRETE = ("noun.artifact", "noun.person", "noun.animal", "noun.plant", "noun.location", "noun.object", "noun.body",
+             "noun.food", "noun.substance")  # fmt: skip
+_ABSTRACT = ("noun.act", "noun.attribute", "noun.cognition", "noun.communication", "noun.event", "noun.feeling",
+             "noun.state", "noun.process", "noun.group", "noun.time", "noun.possession")  # fmt: skip
+QUESTIONS = {
+    "category": Question(NAMED, SINGLE, _KINDS, _OTHERS),
+    "part": Question(
+        ("noun", "verb", "adjective"),
+        SINGLE,
+        ("noun.artifact", "noun.person", "noun.act", "verb.motion", "verb.contact", "verb.change", "adj.all"),
+        ("noun.state", "noun.communication", "noun.plant", "noun.group", "verb.communication", "verb.social",
+         "verb.cognition", "verb.possession", "verb.body", "adj.pert"),
+    ),
+    "concrete": Question(
+        ("concrete", "abstract"),
+        SINGLE,
+        ("noun.artifact", "noun.person", "noun.animal", "noun.act", "noun.communication", "noun.attribute"),
+        ("noun.plant", "noun.body", "noun.substance", "noun.food", "noun.object", "noun.cognition", "noun.state",
+         "noun.event", "noun.feeling"),
+    ),
+    "person": Question(
+        YES_NO,
+        SINGLE,
+        ("noun.person-", "noun.artifact", "noun.act"),
+        ("noun.person+", "noun.location+", "noun.group", "noun.communication"),
+    ),
+    "topic": Question(YES_NO, PAIR, _TOPICS, _OTHER_TOPICS),
+    "related": Question(YES_NO, PAIR, _CONCRETE, _ABSTRACT),
+    "option": Question(LETTERS, CHOICE, _TOPICS, _OTHER_TOPICS),
+    "named": Question(LETTERS, CHOICE, _KINDS, _OTHERS),
+}  # fmt: skip
+TASKS = tuple(QUESTIONS)
+
+
+@dataclass(frozen=True)
+class FewShotTask:
+    """A few examples to learn from, as many to choose by, and two tests: of the same domain and of a shifted one.
+
+    No sentence stands in two of the four.
+
+    Attributes:
+        words: label words, in the order of the classes. template: of the cloze.
+
+    >>> task = few_shot("concrete", seed=3)
+    >>> len(task.train), len(task.dev), len(task.test), task.clozes("train")[0].words
+    (32, 32, 200, ('concrete', 'abstract'))
+    >>> few_shot("topic").clozes("dev", "same topic ?")[0].text.startswith("same topic ? ")
+    True
+    """
+
+    name: str
+    words: tuple[str, ...]
+    template: str
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    test: tuple[Example, ...]
+    shifted: tuple[Example, ...]
+
+    def clozes(self, split: Literal["train", "dev", "test", "shifted"], instruction: str = "") -> list[Cloze]:
+        """The examples of a split as clozes, an instruction in words in front of each."""
+        front = f"{instruction} " if instruction else ""
+        some = cast(tuple[Example, ...], getattr(self, split))
+        return [Cloze(front + self.template.format(*one.texts), one.label, self.words) for one in some]
+
+
+def few_shot(name: str, k: int = 16, test: int = 200, seed: int = 0) -> FewShotTask:
+    """A few-shot task: k examples per class to train on, k others for dev, and two tests of so many, all balanced.
+
+    Args:
+        name: one of TASKS.
+
+    Raises:
+        InputError: an unknown name, sizes that are not above 0, or that the slice has too few sentences for.
+
+    >>> task = few_shot("option", k=4, test=8)
+    >>> task.train[0].texts == few_shot("option", k=4, test=8).train[0].texts, len(task.shifted)
+    (True, 8)
+    """
+    if name not in QUESTIONS:
+        raise InputError(f"there is no task {name!r}; the tasks are {', '.join(TASKS)}.")
+    if min(k, test) < 1:
+        raise InputError(f"k={k} and test={test} were given; accepted are 1 or more.")
+    question = QUESTIONS[name]
+    rng = np.random.default_rng([seed, TASKS.index(name)])
+    inside = _cut(_domain(question.inside), rng, by_family=name == "related")
+    made = {
+        split: _examples(name, Pool(sentences), rng, size)
+        for split, sentences, size in zip(
+            ("train", "dev", "test", "shifted"),
+            (*inside, _domain(question.outside)),
+            (k * len(question.words), k * len(question.words), test, test),
+            strict=True,
+        )
+    }
+    return FewShotTask(name, question.words, question.template, **made)
+
+
+@cache
+def _domain(files: tuple[str, ...]) -> Mapping[int, str]:
+    """Sentences of the side "tasks" in lexicographer files."""
+
+    def within(one: Synset) -> bool:
+        instance = any(symbol == "@i" for symbol, _ in one.relations)
+        whole, _, _ = one.lexicographer.partition(".")
+        signed = one.lexicographer + ("+" if instance else "-")
+        return bool({whole, one.lexicographer, signed} & set(files))
+
+    return {i: said for i, said in sides()["tasks"].items() if within(synsets()[i])}
+
+
+def _cut(sentences: Mapping[int, str], rng: np.random.Generator, by_family: bool) -> list[dict[int, str]]:
+    """A quarter for train, a quarter for dev, half for test: of each lexicographer file, or whole families."""
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for i in sentences:
+        groups[synsets()[i].lexicographer].append(i)
+    families = _families(sentences)
+    parts: list[dict[int, str]] = [{}, {}, {}]
+    drawn = [list(families.values())] if by_family else [[[i] for i in some] for some in groups.values()]
+    for units in drawn:
+        order = rng.permutation(len(units)).tolist()
+        for place, u in enumerate(order):
+            part = parts[min(2, 4 * place // len(units))]
+            part.update((i, sentences[i]) for i in units[u])
+    return parts
+
+
+def _person(one: Synset) -> str:
+    return "yes" if one.lexicographer == "noun.person" else "no"
+
+
+def _concrete(one: Synset) -> str | None:
+    return None if one.concrete is None else "concrete" if one.concrete else "abstract"
+
+
+def _part(one: Synset) -> str | None:
+    return PARTS.get(one.part)
+
+
+CLASSES: Mapping[str, Callable[[Synset], str | None]] = {
+    "category": topic,
+    "part": _part,
+    "concrete": _concrete,
+    "person": _person,
+}
+
+
+def _examples(name: str, pool: Pool, rng: np.random.Generator, size: int) -> tuple[Example, ...]:
+    """So many examples, as many of each class as can be, no two with the same texts, in random order."""
+    words = QUESTIONS[name].words
+    made: dict[tuple[str, ...], Example] = {}
+    for label in (words[j % len(words)] for j in range(size)):
+        for _ in range(TRIES):
+            one = draw(name, pool, rng, label)
+            if one.texts not in made:
+                break
+        else:
+            raise InputError(f"{name} has too few sentences for {size} examples in a split; accepted are fewer.")
+        made[one.texts] = one
+    some = list(made.values())
+    return tuple(some[i] for i in rng.permutation(size))
+
+
+def draw(name: str, pool: Pool, rng: np.random.Generator, label: str) -> Example:
+    """An example of a task and a class from a pool.
+
+    >>> draw("person", Pool(sides()["language"]), np.random.default_rng(0), "yes").label
+    'yes'
+    """
+    if name in CLASSES:
+        return pool.single(rng, label, CLASSES[name])
+    if name == "named":
+        return pool.named(rng, label, [topic for topic in NAMED if pool.by_topic[topic]])
+    return {"topic": pool.topic, "related": pool.related, "option": pool.option}[name](rng, label)
