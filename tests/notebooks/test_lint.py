@@ -19,6 +19,7 @@ from vlws import claims, mime, paths
 from vlws.errors import InputError
 from vlws.lab.page import PROGRESS
 from vlws.lab.parameters import PRESETS, Parameter, read_parameters
+from vlws.models import hub
 
 REGISTRY = sorted(paths.notebooks().glob("*.ipynb"))
 EVERYWHERE = {"preset": "str", "seeds": "int", "backbone": "str", "data": "str", "device": "str"}
@@ -38,7 +39,7 @@ def lint(path: Path) -> list[str]:
     cells = book["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     problems = [] if re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem) else [f"the name {path.name!r} is not NN_slug.ipynb"]
-    problems += _metadata(book["metadata"])
+    problems += _metadata(book["metadata"]) + _says_what_it_is(path, book["metadata"].get("vlws", {}), cells)
     if not cells or cells[0]["cell_type"] != "markdown" or not _source(cells[0]).startswith("# "):
         problems.append("the first cell is no Markdown title ('# ...')")
     declared, found = _parameters(path, code)
@@ -93,6 +94,24 @@ def _metadata(metadata: dict[str, Any]) -> list[str]:
         problems.append("metadata.vlws.backbones is no list")
     if "widgets" in metadata:
         problems.append("widget state is stored; show progress on stderr")
+    return problems
+
+
+def _says_what_it_is(path: Path, about: dict[str, Any], cells: list[dict]) -> list[str]:
+    """What a notebook's metadata, copied from another's, would say wrong: its title, its paper, its shipped models."""
+    problems = []
+    name, heading = str(about.get("title", "")).split(":")[0], _source(cells[0]) if cells else ""
+    if name not in heading.splitlines()[0]:
+        problems.append(f"metadata.vlws.title is {name!r}, which its heading does not name")
+    file = path.parent / "claims" / f"{path.stem}.yaml"
+    paper = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("paper", {}) if file.is_file() else {}
+    for number in re.findall(r"arXiv:(\d{4}\.\d{5})", str(about.get("paper", ""))):
+        if number not in str(paper.get("url", "")):
+            problems.append(f"metadata.vlws.paper is arXiv:{number}, and {file.name} is of {paper.get('url')}")
+    code = "\n".join(_source(cell) for cell in cells if cell["cell_type"] == "code")
+    used, named = {one for one in hub.shipped() if f'"{one}"' in code}, about.get("backbones", [])
+    if isinstance(named, list) and used != set(named):
+        problems.append(f"metadata.vlws.backbones are {sorted(named)}, and its code names {sorted(used)}")
     return problems
 
 
@@ -282,6 +301,13 @@ BROKEN = {
     "no title": (lambda b: b.metadata["vlws"].pop("title"), "metadata.vlws.title is missing"),
     "empty summary": (lambda b: b.metadata["vlws"].update(summary=""), "metadata.vlws.summary is empty"),
     "backbones no list": (lambda b: b.metadata["vlws"].update(backbones="clip"), "backbones is no list"),
+    "another's title": (lambda b: b.metadata["vlws"].update(title="UniKE: b"), "title is 'UniKE', which its heading"),
+    "another's paper": (lambda b: b.metadata["vlws"].update(paper="A, arXiv:2409.19872"), "paper is arXiv:2409.19872"),
+    "another's model": (lambda b: b.metadata["vlws"].update(backbones=["clip-emoji"]), "backbones are ['clip-emoji']"),
+    "a model unnamed": (
+        lambda b: b.cells[2].update(source='load("clip-emoji")'),
+        "its code names ['clip-emoji']",
+    ),
     "widgets": (lambda b: b.metadata.update(widgets={}), "widget state"),
     "no heading": (lambda b: b.cells[0].update(source="A chapter"), "no Markdown title"),
     "no parameters": (lambda b: b.cells[1].metadata.clear(), "0 cells are tagged"),
@@ -379,5 +405,5 @@ def test_addresses_and_formulas_are_no_machine_paths(tmp_path):
     book = good()
     book.cells[
         0
-    ].source = "# A\nhttps://a.org/home/x, $N:\\mathbb{R}$, `runs/04/tmp/x`, [paper](https://arxiv.org/abs/1)"
+    ].source = "# A chapter\nhttps://a.org/home/x, $N:\\mathbb{R}$, `runs/04/tmp/x`, [paper](https://arxiv.org/abs/1)"
     assert lint(written(tmp_path, book)) == []
