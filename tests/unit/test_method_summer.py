@@ -88,7 +88,7 @@ def outer_gradients(summer, task):
     return found, told
 
 
-# --- curriculum, section 4 ---
+# --- curriculum -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("s", "mean"), [(0.0, 1.0), (0.5, 0.707), (1.0, 0.5)])
@@ -150,7 +150,7 @@ def test_lambda_1_is_the_plain_loss(tiny, texts):
     torch.testing.assert_close(query_loss(*tiny, theta, task, 1.0), plain - last)
 
 
-# --- psi, section 6 ---
+# --- psi --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["residual", "literal"])
@@ -231,7 +231,7 @@ def test_phis_gradient_by_finite_differences(form):
     assert torch.autograd.gradcheck(of, (g, *values))
 
 
-# --- the bilevel step, section 5 ---
+# --- the bilevel step -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("psi", ["residual", "literal", "none"])
@@ -481,7 +481,7 @@ def test_steps_that_are_refused(tiny, texts):
     assert before.isfinite().all()
 
 
-# --- few-shot use, section 7 ---
+# --- few-shot use -----------------------------------------------------------------------------------------------------
 
 
 def test_psi_is_used_frozen_with_the_states_of_the_batch(tiny):

@@ -80,7 +80,7 @@ class Wording:
         same: label words of scsp: of one cluster, of two.
         letters: of the options.
         closing: what stands in front of the blank of a choice.
-        total, anchor, option: most tokens of a text, of a first sentence, of an option (section 3: 412, 389, 86).
+        total, anchor, option: most tokens of a text, of a first sentence, of an option (authors' code: 412, 389, 86).
         cutter: which counts them; words unless given (`seq2seq.token_cutter` counts a tokenizer's).
 
     >>> wording = Wording(option=2)

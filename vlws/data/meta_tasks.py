@@ -117,7 +117,7 @@ class Corpus:
         return {c: min((len(self.documents[i]) - 1 for i in own), default=0) for c, own in self.linked.items()}
 
     def similarity(self, one: Sequence[int], other: Sequence[int]) -> float:
-        """(1 + cosine of the mean centroids) / 2, sim_dom of section 6."""
+        """(1 + cosine of the mean centroids) / 2, sim_dom of the authors' code."""
         a, b = (self.centroids[list(chosen)].mean(0).astype(np.float64) for chosen in (one, other))
         return float((1 + a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12)) / 2)
 
@@ -154,13 +154,13 @@ def split(corpus: Corpus, rng: np.random.Generator, held_out: float = 0.1) -> tu
 
 @dataclass(frozen=True)
 class MetaTask:
-    """tau = (S_A, Q_A, Q_B) of section 3, and how near the clusters A and B are.
+    """tau = (S_A, Q_A, Q_B), and how near the clusters A and B are.
 
     Attributes:
         support, query: clozes of the clusters A, without a sentence in common.
         augmentation: as many clozes as `query`, of the clusters B.
         anchors, others: A and B.
-        similarity: sim_dom of section 6, in [0, 1].
+        similarity: sim_dom of the authors' code, in [0, 1].
 
     >>> cloze = Cloze("a <extra_id_0> b", "yes", ("yes", "no"))
     >>> MetaTask("scsp", (cloze,), (cloze,), (cloze,), (0, 1), (2, 1), 0.5).overlap
@@ -177,7 +177,7 @@ class MetaTask:
 
     @property
     def overlap(self) -> float:
-        """Share of B that is in A: 0 unless the two may overlap (section 12.7)."""
+        """Share of B that is in A: 0 unless the two may overlap, as the authors' code lets them."""
         return len(set(self.anchors) & set(self.others)) / len(self.others)
 
 
@@ -377,7 +377,7 @@ def meta_batches(
     formats: Sequence[Format] = FORMATS,
     **options: Any,
 ) -> Iterator[tuple[MetaTask, ...]]:
-    """Endlessly, the tasks of one outer step; a format is drawn for every two steps, as section 3 says.
+    """Endlessly, the tasks of one outer step; a format is drawn for every two steps, as in the authors' code.
 
     Args:
         options: of `meta_task`.

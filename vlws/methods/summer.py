@@ -57,7 +57,7 @@ class SummerConfig:
     """What determines a Summer beside its model.
 
     Args:
-        prompt_length: vectors of theta (100 in section 2 of the authors' code).
+        prompt_length: vectors of theta (100 in the authors' code).
         inner_lr, outer_lr, psi_lr: beta, and Adam's rates for theta and phi, which fall linearly to 0 over `steps`.
         alpha, m: of the curriculum.
         mixing: "curriculum"; "fixed", lambda ~ Beta(alpha, alpha); "none", lambda = 1 and no Q_B.
@@ -109,7 +109,7 @@ class SummerConfig:
             raise InputError("m=1 was given; accepted is above 0 and not 1, as b(s) = (m^s - 1)/(m - 1).")
 
 
-# --- curriculum-based task augmentation, section 4 --------------------------------------------------------------------
+# --- curriculum-based task augmentation -------------------------------------------------------------------------------
 
 
 def concentration(s: float, m: float = 2.0) -> float:
@@ -170,7 +170,7 @@ def query_loss(
     return F.kl_div(logits.log_softmax(-1), y.to(logits.dtype), reduction="sum") / n
 
 
-# --- psi_phi: meta-gradient regularization, section 6 -----------------------------------------------------------------
+# --- psi_phi: meta-gradient regularization ----------------------------------------------------------------------------
 
 
 class GradientRegularizer(nn.Module):
@@ -258,7 +258,7 @@ def row_cosine(one: Tensor, other: Tensor) -> Tensor:
     return F.cosine_similarity(one, other, dim=-1).mean()
 
 
-# --- bilevel meta-prompt learning, section 5 --------------------------------------------------------------------------
+# --- bilevel meta-prompt learning -------------------------------------------------------------------------------------
 
 
 class Adapted(NamedTuple):
@@ -452,7 +452,7 @@ class Summer:
         save_peft_prompt(folder, self.theta, self.model)
 
 
-# --- few-shot use, section 7 ------------------------------------------------------------------------------------------
+# --- few-shot use -----------------------------------------------------------------------------------------------------
 
 
 def tune_prompt(

@@ -183,7 +183,7 @@ def encode(tokenizer: Any, clozes: Sequence[Cloze], max_length: int = 412, last:
 
     Args:
         max_length: tokens of a text, without the soft prompt and the token that ends it.
-        last: whether the target ends with `<extra_id_1>` (section 2 of the paper's code: not downstream).
+        last: whether the target ends with `<extra_id_1>` (in SUPMER's code not downstream).
 
     Raises:
         InputError: no cloze, a text without exactly one `<extra_id_0>`, longer than `max_length`, or with another
@@ -286,10 +286,10 @@ def decode(model: PreTrainedModel, states: Tensor, mask: Tensor, decoder_input_i
 
 
 def cloze_loss(model: PreTrainedModel, batch: ClozeBatch, prompt: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Section 2: mean over examples of the sum over targets of the cross-entropy; and h, "dim", without gradients.
+    """Mean over examples of the sum over targets of the cross-entropy; and h, "dim", without gradients.
 
-    h is the mean of the encoder's last hidden states over examples and positions, prompt and padding included
-    (section 5).
+    h is the mean of the encoder's last hidden states over examples and positions, prompt and padding included,
+    as in SUPMER's code.
 
     >>> model, tokenizer = tiny_seq2seq(["a", "cat", "yes"])
     >>> batch = encode(tokenizer, [Cloze("a cat <extra_id_0>", "yes", ("yes",))])
@@ -343,7 +343,7 @@ class Scores(NamedTuple):
 
     @property
     def accuracy_whole(self) -> float:
-        """Share of examples whose likeliest token of the whole vocabulary is the label (section 7)."""
+        """Share of examples whose likeliest token of the whole vocabulary, as SUPMER's code counts, is the label."""
         return float((self.likeliest == self.token).float().mean())
 
 

@@ -25,7 +25,7 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # files of a pef
 
 
 def vocabulary_prompt(model: PreTrainedModel, length: int, rng: np.random.Generator, below: int = 5000) -> Tensor:
-    """ "prompt dim" float32: embeddings of random tokens with an id below 5000 (section 2).
+    """ "prompt dim" float32: embeddings of random tokens with an id below 5000, as SUPMER's code begins.
 
     >>> from vlws.models.seq2seq import tiny_seq2seq
     >>> vocabulary_prompt(tiny_seq2seq(["a", "cat"])[0], 4, np.random.default_rng(0)).shape
@@ -93,12 +93,12 @@ def save_peft_prompt(folder: str | Path, prompt: Tensor, model: PreTrainedModel)
         (part / ADAPTER[1]).write_bytes(save({"prompt_embeddings": prompt.detach().float().cpu().contiguous()}))
 
 
-# --- few-shot tuning, section 7 ---------------------------------------------------------------------------------------
+# --- few-shot tuning --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """How a prompt, or a model, is tuned on few texts (section 7).
+    """How a prompt, or a model, is tuned on few texts, as in SUPMER's code.
 
     Args:
         lr, steps, batch_size, clip, weight_decay: of AdamW, at a constant rate; clip is the largest gradient norm.
@@ -196,7 +196,7 @@ def _orders(n: int, batch_size: int, seed: int) -> Iterator[list[int]]:
 
 
 def optimizer_of(parameters: Sequence[Tensor], lr: float, steps: int) -> tuple[Any, Any]:
-    """Adam, and a rate that falls linearly to 0 over the steps, without warm-up (section 5).
+    """Adam, and a rate that falls linearly to 0 over the steps, without warm-up.
 
     >>> optimizer, scheduler = optimizer_of([torch.zeros(1, requires_grad=True)], 0.1, steps=4)
     >>> optimizer.step(), scheduler.step(), scheduler.get_last_lr()[0]

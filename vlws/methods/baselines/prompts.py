@@ -77,7 +77,7 @@ def fine_tune(
     dev: Sequence[Cloze],
     config: TuneConfig | None = None,
 ) -> tuple[PreTrainedModel, Curve]:
-    """A copy of the model with all weights tuned, and the curve; lr 1e-5 unless a config is given (section 7).
+    """A copy of the model with all weights tuned, and the curve; lr 1e-5, as in the authors' code, unless given.
 
     No dropout, as with the prompts. The copy is frozen again and in eval mode; the model stays as it is.
 
