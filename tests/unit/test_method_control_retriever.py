@@ -210,6 +210,17 @@ def test_states_of_some_rows_drop_the_padding_that_only_others_need():
     assert torch.allclose(control(few, t[[1, 0]]), control(states, t)[[1, 0]], atol=1e-6)
 
 
+def test_instructions_that_another_control_has_read_are_not_read_again(monkeypatch):
+    config = ControlConfig(upper=2, train_reader=False)
+    first, second = (awake(ControlRetriever(make(), config)) for _ in range(2))
+    second.remember(ASKED, first.heard(ASKED))
+    wanted = first.instruct(ASKED)
+    monkeypatch.setattr(second, "_pooled", None)  # it would be called
+    assert torch.equal(second.instruct(ASKED), wanted)
+    with pytest.raises(InputError, match="train_reader=True: vectors of instructions change in training"):
+        ControlRetriever(make()).remember(ASKED, first.heard(ASKED))
+
+
 # --- it learns to be controlled ---------------------------------------------------------------------------------------
 
 

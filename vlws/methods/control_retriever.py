@@ -109,6 +109,7 @@ class ControlRetriever(nn.Module):
     [0.001, 0.0002]
     >>> control.encode_queries(["bank", "river"], "Find names for places near the term.").shape
     torch.Size([2, 128])
+    >>> control.remember(["Find names."], control.heard(["Find names."]))  # which another control has read
     >>> len(control.pruned(1).control)  # a student of one layer
     1
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +153,7 @@ class ControlRetriever(nn.Module):
         """Nothing drops out, neither frozen nor trained: scores before training are the retriever's."""
         return super().train(False)
 
-    # --- section 2 of the spec: t, x, c, e ----------------------------------------------------------------------------
+    # --- t, x, c, e ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def states(self, queries: Sequence[str], instructions: Sequence[str] | None = None) -> States:
@@ -197,8 +198,24 @@ class ControlRetriever(nn.Module):
         if new:
             self._check(new)
             with torch.no_grad():
-                self._read |= dict(zip(new, self._pooled(self.retriever.model, new), strict=True))
+                self.remember(new, self._pooled(self.retriever.model, new))
         return self.connect_instruction(torch.stack([self._read[text] for text in instructions]))
+
+    def remember(self, instructions: Sequence[str], pooled: Tensor) -> None:
+        """Take pool(G(I)) "row dim" of instructions from another control on the same retriever (`heard`).
+
+        Raises:
+            InputError: a reader that is trained, whose vectors change.
+        """
+        if self.reader is not None:
+            raise InputError("train_reader=True: vectors of instructions change in training; none are remembered.")
+        self._read |= dict(zip(instructions, pooled.detach().to(self.retriever.device), strict=True))
+
+    def heard(self, instructions: Sequence[str]) -> Tensor:
+        """pool(G(I)) "row dim" of instructions, without gradient: what `remember` takes."""
+        self._check(instructions)
+        with torch.no_grad():
+            return self._pooled(self.reader or self.retriever.model, instructions)
 
     def forward(self, states: States, t: Tensor | None = None) -> Tensor:
         """e(q, I) "row dim", of unit length where the retriever's vectors are. Without t (mode "additive"): f(q)."""
