@@ -10,6 +10,7 @@ from vlws.data.cloze import BLANK, Wording
 from vlws.data.meta_tasks import FORMATS, Corpus, meta_task
 from vlws.data.wordnet.classification import (
     CHOICE,
+    JOIN,
     LETTERS,
     MAX_WORDS,
     MIN_WORDS,
@@ -40,7 +41,7 @@ def synset_of() -> dict[str, int]:
 
 def sentences(task, split) -> set[str]:
     """Those of a split that are glosses; the names of topics are no sentences."""
-    return {text for one in getattr(task, split) for text in one.texts} - set(NAMED)
+    return {said for one in getattr(task, split) for text in one.texts for said in text.split(JOIN)} - set(NAMED)
 
 
 # --- sides ------------------------------------------------------------------------------------------------------------
@@ -129,26 +130,45 @@ def test_templates_are_those_of_the_meta_tasks():
 
 
 def test_answers_are_right(synset_of):
-    def of(said):
-        return synsets()[synset_of[said]]
+    def of(text):  # the synsets of a text
+        return [synsets()[synset_of[said]] for said in text.split(JOIN)]
+
+    def topics(text):
+        (found,) = {topic(one) for one in of(text)}
+        return found
 
     for one in few_shot("category").test:
-        assert topic(of(one.texts[0])) == one.label
+        assert topics(one.texts[0]) == one.label
     for one in few_shot("concrete").shifted:
-        assert of(one.texts[0]).concrete == (one.label == "concrete")
+        assert {part.concrete for part in of(one.texts[0])} == {one.label == "yes"}
     for one in few_shot("topic").shifted:
-        first, second = (topic(of(said)) for said in one.texts)
+        first, second = map(topics, one.texts)
         assert (first == second) == (one.label == "yes")
-    for one in few_shot("related").test:
-        i, j = (synset_of[said] for said in one.texts)
-        assert (j in near(i) or i in near(j) or parents()[i] == parents()[j]) == (one.label == "yes")
+    for one in few_shot("kind").test:
+        first, second = ({parents()[synset_of[said]] for said in text.split(JOIN)} for text in one.texts)
+        assert len(first) == len(second) == 1
+        assert (first == second) == (one.label == "yes")
+        assert len({said for text in one.texts for said in text.split(JOIN)}) == 4
     for one in few_shot("option").test:
-        first, *options = (topic(of(said)) for said in one.texts)
+        first, *options = map(topics, one.texts)
         assert [option == first for option in options] == [letter == one.label for letter in LETTERS]
         assert len(set(options)) == 4
     for one in few_shot("named").test:
-        assert one.texts[1 + LETTERS.index(one.label)] == topic(of(one.texts[0]))
+        assert one.texts[1 + LETTERS.index(one.label)] == topics(one.texts[0])
         assert len(set(one.texts[1:])) == 4
+
+
+def test_a_text_is_of_sisters_where_there_are(synset_of):
+    pool, rng = Pool(sides()["tasks"]), np.random.default_rng(0)
+    alone = 0
+    for _ in range(300):
+        (text,) = pool.single(rng, "living", topic).texts
+        one, other = (synset_of[said] for said in text.split(JOIN))
+        assert one != other
+        if parents()[one] != parents()[other]:
+            alone += 1
+            assert not [k for k in pool.families[parents()[one]] if k != one and topic(synsets()[k]) == "living"]
+    assert alone < 100
 
 
 def test_what_cannot_be_made_is_refused():
@@ -170,8 +190,8 @@ def test_there_are_six_tasks_or_more_and_each_has_a_shifted_domain():
 
 def test_documents_share_no_sentence_with_the_tasks():
     made = documents()
-    told = [said for document in made for said in document]
-    assert len(made) > 800
+    told = [said for document in made for text in document for said in text.split(JOIN)]
+    assert len(made) > 600
     assert len(told) == len(set(told))
     assert not set(told) & set(sides()["tasks"].values())
     assert documents(seed=1) != made
@@ -180,7 +200,7 @@ def test_documents_share_no_sentence_with_the_tasks():
 def test_neighbours_in_a_document_are_related(synset_of):
     linked = of_far = far = 0
     for document in documents(300):
-        at = [synset_of.get(said) for said in document]
+        at = [synset_of.get(said) for text in document for said in text.split(JOIN)]
         for i, j in itertools.pairwise(at):
             if i is not None and j is not None:
                 assert j in near(i) or parents()[i] == parents()[j]
@@ -202,5 +222,5 @@ def test_documents_make_meta_tasks_of_all_formats():
 def test_a_pool_draws_no_sentence_twice_in_an_example():
     pool, rng = Pool(sides()["tasks"]), np.random.default_rng(0)
     for _ in range(200):
-        for one in (pool.topic(rng, "yes"), pool.related(rng, "yes"), pool.option(rng, "B")):
+        for one in (pool.topic(rng, "yes"), pool.kind(rng, "yes"), pool.option(rng, "B")):
             assert len(set(one.texts)) == len(one.texts)

@@ -1,13 +1,13 @@
 """Few-shot classification of WordNet's glosses, with a shifted domain each, and documents to meta-train from.
 
 Sentences are first clauses of glosses. Each stands on one side of the slice: "language", which a language model learns
-from, "documents", unlabelled text, or "tasks". Sisters (synsets of one parent) stand on the same side.
+from, "documents", unlabelled text, or "tasks". Sisters (synsets of one parent) stand on the same side. A text is two
+sentences of one class, of sisters where there are: "a small dog ; a large dog with a smooth coat".
 
-    category   what a gloss is about, in six words          related   are two glosses one relation apart, or sisters?
-    part       noun, verb or adjective                      option    which of four is about what the first is about?
-    concrete   concrete or abstract                         named     which of four words says what it is about?
-    person     is it a person?
-    topic      are two glosses about the same?              The first four read one gloss, topic and related two.
+    category   what a text is about, in six words           topic     are two texts about the same topic?
+    part       noun, verb or adjective                      kind      do two texts tell of kinds of the same thing?
+    concrete   is it something concrete?                    option    which of four is about what the first is about?
+    person     is it a person?                              named     which of four words says what it is about?
 """
 
 import re
@@ -24,7 +24,7 @@ from vlws.data.wordnet.synsets import Synset, synsets
 from vlws.errors import InputError
 
 Side = Literal["language", "documents", "tasks"]
-SHARES: Mapping[Side, float] = {"language": 0.70, "documents": 0.12, "tasks": 0.18}
+SHARES: Mapping[Side, float] = {"language": 0.60, "documents": 0.20, "tasks": 0.20}
 MIN_WORDS, MAX_WORDS = 3, 10  # of a sentence
 TOPICS = {  # word -> lexicographer files
     "person": ("noun.person",),
@@ -41,6 +41,7 @@ PARTS = {"n": "noun", "v": "verb", "a": "adjective"}
 TRIES = 1000  # to draw an example that was not drawn before
 LETTERS = ("A", "B", "C", "D")
 YES_NO = ("yes", "no")
+JOIN = " ; "  # between the two sentences of a text
 SINGLE = "{0} It is " + BLANK + " ."
 PAIR = "{0} " + BLANK + " {1}"
 CHOICE = Wording().choice("{0}", ("{1}", "{2}", "{3}", "{4}"))
@@ -87,7 +88,7 @@ def sides() -> Mapping[Side, Mapping[int, str]]:
 
     >>> found = sides()
     >>> [len(found[side]) for side in ("language", "documents", "tasks")], found["language"][1]
-    ([25593, 5528, 6166], 'not having the necessary means or skill or know-how')
+    ([21948, 8418, 6921], 'not having the necessary means or skill or know-how')
     """
     drawn = np.random.default_rng(0).random(len(synsets()))
     language, documents = SHARES["language"], SHARES["language"] + SHARES["documents"]
@@ -112,10 +113,11 @@ def near(i: int) -> set[int]:
 
 
 def documents(n: int | None = None, seed: int = 0) -> list[list[str]]:
-    """Unlabelled documents of 3 to 6 sentences, at most n; each synset is told once, none is of a few-shot task.
+    """Unlabelled documents of 3 to 6 texts, at most n; each synset is told once, none is of a few-shot task.
 
     A document is a walk: a gloss, sometimes an example of its use, then the gloss of a synset that is one relation
-    away or a sister, and so on. So neighbours have more to do with each other than sentences further apart.
+    away or a sister, and so on; two steps make a text. So neighbours have more to do with each other than texts
+    further apart.
 
     >>> made = documents()
     >>> {len(document) for document in made} == {3, 4, 5, 6}, documents(2) == made[:2]
@@ -131,7 +133,7 @@ def documents(n: int | None = None, seed: int = 0) -> list[list[str]]:
             break
         if start in told:
             continue
-        wanted, at, walked, lines = int(rng.integers(3, 7)), start, [start], [here[start]]
+        wanted, at, walked, lines = 2 * int(rng.integers(3, 7)), start, [start], [here[start]]
         while len(lines) < wanted:
             shown = [said for text in synsets()[at].examples if len((said := sentence(text)).split()) >= MIN_WORDS]
             if shown and rng.random() < 0.3 and lines[-1] == here[at] and shown[0] not in used:
@@ -145,9 +147,9 @@ def documents(n: int | None = None, seed: int = 0) -> list[list[str]]:
             at = kin[rng.integers(len(kin))]
             walked.append(at)
             lines.append(here[at])
-        if len(lines) >= 3:
+        if len(lines) >= 6:
             told.update(walked)
-            made.append(lines)
+            made.append([JOIN.join(pair) for pair in zip(lines[::2], lines[1::2], strict=False)])
     return made
 
 
@@ -165,7 +167,7 @@ def _families(some: Iterable[int]) -> dict[int, list[int]]:
 class Example(NamedTuple):
     """Texts that fill a template, and the class: a label word.
 
-    >>> Example(("a small dog",), "living").label
+    >>> Example(("a small dog ; a black cat",), "living").label
     'living'
     """
 
@@ -174,7 +176,7 @@ class Example(NamedTuple):
 
 
 class Pool:
-    """Sentences that examples are drawn from, by topic and by family. All randomness comes from the generator given.
+    """Sentences that examples are drawn from, by class and by family. All randomness comes from the generator given.
 
     Args:
         sentences: index of a synset -> sentence.
@@ -182,7 +184,7 @@ class Pool:
     >>> pool, rng = Pool(sides()["tasks"]), np.random.default_rng(0)
     >>> pool.single(rng, "noun", lambda one: PARTS[one.part]).label
     'noun'
-    >>> [len(pool.topic(rng, "yes").texts), len(pool.related(rng, "no").texts), len(pool.option(rng, "A").texts)]
+    >>> [len(pool.topic(rng, "yes").texts), len(pool.kind(rng, "no").texts), len(pool.option(rng, "A").texts)]
     [2, 2, 5]
     >>> pool.named(rng, "C", ("person", "act", "place", "thing")).label
     'C'
@@ -190,12 +192,10 @@ class Pool:
 
     def __init__(self, sentences: Mapping[int, str]) -> None:
         self.sentences = sentences
-        self.by_topic: dict[str, list[int]] = defaultdict(list)
-        for i in sentences:
-            if name := topic(synsets()[i]):
-                self.by_topic[name].append(i)
-        self.families = [kin for kin in _families(sentences).values() if len(kin) > 1]
         self._classes: dict[Any, dict[str, list[int]]] = {}
+        self.by_topic = self.classes(topic)
+        self.families = _families(sentences)
+        self.large = [kin for kin in self.families.values() if len(kin) > 3]
 
     def classes(self, classify: Callable[[Synset], str | None]) -> dict[str, list[int]]:
         """Class -> synsets, found once.
@@ -211,49 +211,56 @@ class Pool:
             self._classes[classify] = found
         return self._classes[classify]
 
+    def text(self, rng: np.random.Generator, i: int, classify: Callable[[Synset], str | None] = topic) -> str:
+        """Two sentences: of a synset, and of a sister of its class, else of another of its class.
+
+        >>> Pool({3: "a small dog", 4: "a hat"}).text(np.random.default_rng(0), 3, lambda one: "any")
+        'a small dog ; a hat'
+        """
+        name = classify(synsets()[i])
+        sisters = [k for k in self.families[parents()[i]] if k != i and classify(synsets()[k]) == name]
+        others = sisters or [k for k in self.classes(classify)[str(name)] if k != i] or [i]
+        return JOIN.join((self.sentences[i], self.sentences[_one(rng, others)]))
+
     def single(self, rng: np.random.Generator, label: str, classify: Callable[[Synset], str | None]) -> Example:
-        """A sentence of a class."""
-        return Example((self.sentences[_one(rng, self.classes(classify)[label])],), label)
+        """A text of a class."""
+        return Example((self.text(rng, _one(rng, self.classes(classify)[label]), classify),), label)
 
     def topic(self, rng: np.random.Generator, label: str) -> Example:
-        """Two sentences of one topic ("yes"), or of two."""
+        """Two texts of one topic ("yes"), or of two."""
         first, second = rng.choice(sorted(self.by_topic), 2, replace=False).tolist()
-        return Example(tuple(self._several(rng, [first, first if label == "yes" else second])), label)
+        i, j = self._several(rng, [first, first if label == "yes" else second])
+        return Example((self.text(rng, i), self.text(rng, j)), label)
 
-    def related(self, rng: np.random.Generator, label: str) -> Example:
-        """Two sentences of sisters or of synsets one relation apart ("yes"), or of two that are neither."""
-        while True:
-            family = self.families[rng.integers(len(self.families))]
-            i = _one(rng, family)
-            kin = {*family, *(k for k in near(i) if k in self.sentences)} - {i}
-            if label == "yes":
-                j = _one(rng, sorted(kin))
-            else:
-                j = _one(rng, self.families[rng.integers(len(self.families))])
-                if j in kin or j == i or near(i) & near(j):
-                    continue
-            return Example((self.sentences[i], self.sentences[j]), label)
+    def kind(self, rng: np.random.Generator, label: str) -> Example:
+        """Two texts of one family ("yes"), or of two; a text is of two sisters."""
+        one, other = (self.large[k] for k in rng.choice(len(self.large), 2, replace=False))
+        i, j, *more = rng.permutation(one).tolist()
+        k, m = more[:2] if label == "yes" else rng.permutation(other).tolist()[:2]
+        said = self.sentences
+        return Example((JOIN.join((said[i], said[j])), JOIN.join((said[k], said[m]))), label)
 
     def option(self, rng: np.random.Generator, label: str) -> Example:
-        """A sentence, and four of different topics, of which the one at `label` has its topic."""
+        """A text, and four sentences of different topics, of which the one at `label` has its topic."""
         right, *wrong = rng.permutation(sorted(self.by_topic))[:4].tolist()
         at = LETTERS.index(label)
-        return Example(tuple(self._several(rng, [right, *wrong[:at], right, *wrong[at:]])), label)
+        i, *others = self._several(rng, [right, *wrong[:at], right, *wrong[at:]])
+        return Example((self.text(rng, i), *(self.sentences[k] for k in others)), label)
 
     def named(self, rng: np.random.Generator, label: str, names: Sequence[str]) -> Example:
-        """A sentence, and four of the names of topics, of which the one at `label` is its topic."""
+        """A text, and four of the names of topics, of which the one at `label` is its topic."""
         right, *wrong = rng.permutation(names)[:4].tolist()
         at = LETTERS.index(label)
-        return Example((self.sentences[_one(rng, self.by_topic[right])], *wrong[:at], right, *wrong[at:]), label)
+        return Example((self.text(rng, _one(rng, self.by_topic[right])), *wrong[:at], right, *wrong[at:]), label)
 
-    def _several(self, rng: np.random.Generator, names: Sequence[str]) -> list[str]:
-        """Sentences of topics, no two the same."""
+    def _several(self, rng: np.random.Generator, names: Sequence[str]) -> list[int]:
+        """Synsets of topics, no two the same."""
         chosen: list[int] = []
         for name in names:
             while (i := _one(rng, self.by_topic[name])) in chosen:
                 pass
             chosen.append(i)
-        return [self.sentences[i] for i in chosen]
+        return chosen
 
 
 def _one(rng: np.random.Generator, among: Sequence[int]) -> int:
@@ -301,7 +308,7 @@ QUESTIONS = {
          "verb.cognition", "verb.possession", "verb.body", "adj.pert"),
     ),
     "concrete": Question(
-        ("concrete", "abstract"),
+        YES_NO,
         SINGLE,
         ("noun.artifact", "noun.person", "noun.animal", "noun.act", "noun.communication", "noun.attribute"),
         ("noun.plant", "noun.body", "noun.substance", "noun.food", "noun.object", "noun.cognition", "noun.state",
@@ -314,7 +321,7 @@ QUESTIONS = {
         ("noun.person+", "noun.location+", "noun.group", "noun.communication"),
     ),
     "topic": Question(YES_NO, PAIR, _TOPICS, _OTHER_TOPICS),
-    "related": Question(YES_NO, PAIR, _CONCRETE, _ABSTRACT),
+    "kind": Question(YES_NO, PAIR, _CONCRETE, _ABSTRACT),
     "option": Question(LETTERS, CHOICE, _TOPICS, _OTHER_TOPICS),
     "named": Question(LETTERS, CHOICE, _KINDS, _OTHERS),
 }  # fmt: skip
@@ -332,7 +339,7 @@ class FewShotTask:
 
     >>> task = few_shot("concrete", seed=3)
     >>> len(task.train), len(task.dev), len(task.test), task.clozes("train")[0].words
-    (32, 32, 200, ('concrete', 'abstract'))
+    (32, 32, 200, ('yes', 'no'))
     >>> few_shot("topic").clozes("dev", "same topic ?")[0].text.startswith("same topic ? ")
     True
     """
@@ -371,7 +378,7 @@ def few_shot(name: str, k: int = 16, test: int = 200, seed: int = 0) -> FewShotT
         raise InputError(f"k={k} and test={test} were given; accepted are 1 or more.")
     question = QUESTIONS[name]
     rng = np.random.default_rng([seed, TASKS.index(name)])
-    inside = _cut(_domain(question.inside), rng, by_family=name == "related")
+    inside = _cut(_domain(question.inside), rng, by_family=name == "kind")
     made = {
         split: _examples(name, Pool(sentences), rng, size)
         for split, sentences, size in zip(
@@ -418,7 +425,7 @@ def _person(one: Synset) -> str:
 
 
 def _concrete(one: Synset) -> str | None:
-    return None if one.concrete is None else "concrete" if one.concrete else "abstract"
+    return None if one.concrete is None else "yes" if one.concrete else "no"
 
 
 def _part(one: Synset) -> str | None:
@@ -459,4 +466,4 @@ def draw(name: str, pool: Pool, rng: np.random.Generator, label: str) -> Example
         return pool.single(rng, label, CLASSES[name])
     if name == "named":
         return pool.named(rng, label, [topic for topic in NAMED if pool.by_topic[topic]])
-    return {"topic": pool.topic, "related": pool.related, "option": pool.option}[name](rng, label)
+    return {"topic": pool.topic, "kind": pool.kind, "option": pool.option}[name](rng, label)
