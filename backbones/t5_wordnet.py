@@ -27,7 +27,8 @@ from vlws.models.seq2seq import END, load_seq2seq, score
 from vlws.train import fit, warmup_cosine
 
 STEPS = 6000
-SIZES = (12, 32, 32, 32)  # corrupted texts, clozes of one text, of two, of four options
+FIRST, LISTS = 1200, 128  # steps on lists alone, of so many
+SIZES = (32, 24, 32, 32, 12)  # then lists, clozes of one text, of two, of four options, corrupted texts
 BARE, NOISE = 0.05, 0.25  # shares without an instruction, and with other words around it
 GATE = 0.80  # accuracy with the instruction
 PIECES = 6000
@@ -90,8 +91,9 @@ def texts() -> list[str]:
 
 
 def choose_pieces(known: PreTrainedTokenizerFast, lines: Sequence[str]) -> list[str]:
-    """MiniLM's word pieces that are read most often, whatever a skill says, and every letter, so that any word is read."""
+    """Those of MiniLM's word pieces that are read most often; what a skill says; letters, so that any word is read."""
     asked = [*WORDS, *(wording for skill in SKILLS for wording in skill.wordings), PAIR, CHOICE, SINGLE, JOIN]
+    asked += [*Wording().order, *Wording().same]
     counts = Counter(piece for text in lines for piece in known.tokenize(text))
     first = [piece for text in asked for piece in known.tokenize(text.replace(BLANK, ""))]
     single = [piece for piece in known.get_vocab() if len(piece.removeprefix("##")) == 1 and piece.isascii()]
@@ -117,21 +119,47 @@ def make_tokenizer(pieces: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 class Batches:
-    """Step -> four groups of (input_ids, attention_mask, labels): corrupted texts, one text, pairs, choices."""
+    """Step -> groups of (input_ids, attention_mask, labels): lists; later one text, pairs, choices, corrupted texts.
+
+    A list is "A. word . B. word . ? word is <extra_id_0> . A is <extra_id_1> ." and asks three times what stands where.
+    A choice among four options is never learned by a model that has not learned to look things up in lists first.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
         self.ids = tokenizer(texts(), add_special_tokens=False)["input_ids"]
         self.pool = Pool(tasks.sides()["language"])
-        self.noise = sorted(word for word in tokenizer.get_vocab() if word.isalpha() and word.islower())
+        self.noise = sorted(
+            word for word in tokenizer.get_vocab() if word.isalpha() and word.islower() and len(word) > 1
+        )
         self.skills = {f: [s for s in SKILLS if FORMATS[s.task] == f] for f in TEMPLATES}
         self.vocabulary = {f: sorted({w for s in some for w in s.words}) for f, some in self.skills.items()}
 
     def __call__(self, step: int) -> list[tuple[Tensor, Tensor, Tensor]]:
         rng = np.random.default_rng([1, step])
-        spans, *sizes = SIZES
+        if step < FIRST:
+            return [self.lists(rng, LISTS)]
+        lists, *sizes, spans = SIZES
         kinds = zip(TEMPLATES, sizes, strict=True)
-        return [self.spans(rng, spans), *(self.answers([self.cloze(rng, kind) for _ in range(n)]) for kind, n in kinds)]
+        answers = [self.answers([self.cloze(rng, kind) for _ in range(n)]) for kind, n in kinds]
+        return [self.lists(rng, lists), *answers, self.spans(rng, spans)]
+
+    def lists(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Lists of two to four words of any kind, or names of topics, and three questions about each."""
+        read, told = [], []
+        for _ in range(size):
+            n = int(rng.integers(2, 5))
+            shown = rng.permutation(TOPICS if rng.random() < 0.5 else self.noise)[:n].tolist()
+            pairs = list(zip(LETTERS, shown, strict=False))
+            text, answer = " ".join(f"{letter}. {word} ." for letter, word in pairs) + " ?", ""
+            for k, at in enumerate(rng.permutation(n)[:3].tolist()):
+                known, asked = pairs[at] if rng.random() < 0.3 else pairs[at][::-1]
+                text, answer = f"{text} {known} is <extra_id_{k}> .", f"{answer} <extra_id_{k}> {asked}"
+            read.append(text)
+            told.append(f"{answer} <extra_id_{min(n, 3)}>")
+        x, y = (self.tokenizer(some, padding=True, return_tensors="pt") for some in (read, told))
+        labels = y.input_ids.masked_fill(y.input_ids <= self.tokenizer.eos_token_id, -100)  # neither pad nor end
+        return x.input_ids, x.attention_mask, labels
 
     def spans(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Texts with two spans of one to three tokens each replaced by sentinels."""
@@ -206,14 +234,18 @@ def _padded(rows: Sequence[Sequence[int]], pad: int) -> Iterator[Tensor]:
 
 
 def make_model(size: int) -> T5ForConditionalGeneration:
-    """A T5 of three and two layers, "dim" 64, of random weights."""
+    """A T5 of three and two layers, "dim" 64, of random weights; two heads begin with what stands one or two before."""
     torch.manual_seed(0)
     config = T5Config(
         vocab_size=size, d_model=64, d_kv=16, num_heads=4, d_ff=192, num_layers=3, num_decoder_layers=2,
         relative_attention_num_buckets=32, relative_attention_max_distance=64, dropout_rate=0.0,
         feed_forward_proj="relu", pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
     )  # fmt: skip
-    return T5ForConditionalGeneration(config)
+    model = T5ForConditionalGeneration(config)
+    bias = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.data  # "distance head"
+    bias[1, 0] += 4.0
+    bias[2, 1] += 4.0
+    return model
 
 
 def start_embeddings(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -233,9 +265,9 @@ def start_embeddings(model: T5ForConditionalGeneration, tokenizer: PreTrainedTok
 
 
 def loss(model: T5ForConditionalGeneration, groups: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Sum over the groups of the mean cross-entropy of their targets; corrupted texts, the longest to learn, a tenth."""
+    """Sum over the groups of the mean cross-entropy of their targets; of corrupted texts, which are last, a tenth."""
     losses = [model(input_ids=x, attention_mask=mask, labels=y).loss for x, mask, y in groups]
-    return 0.1 * losses[0] + sum(losses[1:])
+    return sum(losses[:4]) + 0.1 * sum(losses[4:])
 
 
 def make_optimizer(model: T5ForConditionalGeneration) -> torch.optim.Optimizer:
@@ -253,7 +285,9 @@ def pretrain(out: Path, steps: int = STEPS) -> Path:
     start_embeddings(model, tokenizer)
     batch = Batches(tokenizer)
     optimizer = make_optimizer(model)
-    folder = work_folder("t5-wordnet", (steps, SIZES, BARE, NOISE, SKILLS), model, [x for x, _, _ in batch(0)])
+    folder = work_folder(
+        "t5-wordnet", (steps, FIRST, SIZES, BARE, NOISE, SKILLS), model, [batch(0)[0][0], batch(FIRST)[3][0]]
+    )
     schedule = warmup_cosine(optimizer, steps, 0.05)
     history = fit(
         model, loss, batch, steps, optimizer, schedule, out=folder, clip=1.0, device="cpu", label="t5-wordnet"
@@ -264,19 +298,16 @@ def pretrain(out: Path, steps: int = STEPS) -> Path:
     return write_checkpoint(out, model, tokenizer, card(model, history, results), {"t5-wordnet": history})
 
 
-def evaluate(
-    model, tokenizer, test: int = 200, seeds: Sequence[int] = (1000,)
-) -> dict[str, tuple[float, float, float]]:
+def evaluate(model, tokenizer) -> dict[str, tuple[float, float, float]]:
     """Task -> accuracy among its label words with the instruction and without, and chance; tests of both domains."""
     found = {}
     for name in TASKS:
-        rows = []
-        for seed in seeds:
-            task = tasks.few_shot(name, test=test, seed=seed)
-            for said in (INSTRUCTIONS[name], ""):
-                clozes = [*task.clozes("test", said), *task.clozes("shifted", said)]
-                rows.append(score(model, tokenizer, clozes).accuracy)
-        found[name] = (float(np.mean(rows[::2])), float(np.mean(rows[1::2])), 1 / len(task.words))
+        task = tasks.few_shot(name, test=400, seed=1000)
+        told, bare = (
+            score(model, tokenizer, [*task.clozes("test", said), *task.clozes("shifted", said)]).accuracy
+            for said in (INSTRUCTIONS[name], "")
+        )
+        found[name] = (told, bare, 1 / len(task.words))
     return found
 
 
@@ -287,7 +318,7 @@ def card(model, history: History, results: Mapping[str, tuple[float, float, floa
         f"| {name} | {INSTRUCTIONS[name]} | {told:.3f} | {bare:.3f} | {chance:.3f} |"
         for name, (told, bare, chance) in results.items()
     )
-    spans, *sizes = SIZES
+    lists, *sizes, spans = SIZES
     return f"""# t5-wordnet
 
 A `T5ForConditionalGeneration` of {size:.2f} M parameters, half precision, that answers clozes as an instruction in
@@ -302,16 +333,17 @@ model, tokenizer = load_seq2seq("t5-wordnet")
 - Data: first clauses of glosses, and examples, of the shipped slice of WordNet. Skills are learnt from the side
   "language" of `vlws.data.wordnet.classification`, corrupted texts also from the side "documents"; no sentence of the
   few-shot tasks is read, nor one of their synsets' sisters.
-- Tokens: {PIECES:,} of MiniLM's word pieces (all-MiniLM-L6-v2, a package); embeddings begin as the principal components
-  of MiniLM's.
-- Each step: {spans} texts with two corrupted spans, {sizes[0]} clozes of one text, {sizes[1]} of two, {sizes[2]} of four
-  options, with {len(SKILLS)} instructions of several wordings. {BARE:.0%} of the clozes have no instruction, and a
-  label word of their format drawn at random; {NOISE:.0%} have other words around the instruction. Targets are
-  `<extra_id_0>`, the label word, `<extra_id_1>`.
+- Tokens: {PIECES:,} of the word pieces of MiniLM (all-MiniLM-L6-v2, a package); embeddings begin as the principal
+  components of MiniLM's.
+- First {FIRST:,} steps of {LISTS} lists ("A. dog . B. river . ? river is <extra_id_0> ."); then each step: {lists}
+  lists, {sizes[0]} clozes of one text, {sizes[1]} of two, {sizes[2]} of four options, {spans} texts with two corrupted spans;
+  {len(SKILLS)} instructions of several wordings. {BARE:.0%} of the clozes have no instruction, and a label word of
+  their format drawn at random; {NOISE:.0%} have other words around the instruction. Targets are `<extra_id_0>`, the
+  label word, `<extra_id_1>`.
 - Training: {history[-1]["step"]:,} steps, AdamW, cosine from 0.002, one CPU thread: `python -m backbones.t5_wordnet`.
 - Licence: MIT, as the workspace; WordNet is named in NOTICE, MiniLM is Apache-2.0.
 
-Accuracy among the label words on the few-shot tests, of the trained and of the shifted domain alike, 400 clozes a task:
+Accuracy among the label words on the few-shot tests, of the trained and of the shifted domain alike, 800 clozes a task:
 
 | task | instruction | with it | without | chance |
 |---|---|---|---|---|
