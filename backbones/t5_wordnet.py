@@ -336,8 +336,8 @@ model, tokenizer = load_seq2seq("t5-wordnet")
 - Tokens: {PIECES:,} of the word pieces of MiniLM (all-MiniLM-L6-v2, a package); embeddings begin as the principal
   components of MiniLM's.
 - First {FIRST:,} steps of {LISTS} lists ("A. dog . B. river . ? river is <extra_id_0> ."); then each step: {lists}
-  lists, {sizes[0]} clozes of one text, {sizes[1]} of two, {sizes[2]} of four options, {spans} texts with two corrupted spans;
-  {len(SKILLS)} instructions of several wordings. {BARE:.0%} of the clozes have no instruction, and a label word of
+  lists, {sizes[0]} clozes of one text, {sizes[1]} of two, {sizes[2]} of four options, {spans} texts with two corrupted
+  spans; {len(SKILLS)} instructions of several wordings. {BARE:.0%} of the clozes have no instruction, and a label word of
   their format drawn at random; {NOISE:.0%} have other words around the instruction. Targets are `<extra_id_0>`, the
   label word, `<extra_id_1>`.
 - Training: {history[-1]["step"]:,} steps, AdamW, cosine from 0.002, one CPU thread: `python -m backbones.t5_wordnet`.
