@@ -337,7 +337,7 @@ model, tokenizer = load_seq2seq("t5-wordnet")
   components of MiniLM's.
 - First {FIRST:,} steps of {LISTS} lists ("A. dog . B. river . ? river is <extra_id_0> ."); then each step: {lists}
   lists, {sizes[0]} clozes of one text, {sizes[1]} of two, {sizes[2]} of four options, {spans} texts with two corrupted
-  spans; {len(SKILLS)} instructions of several wordings. {BARE:.0%} of the clozes have no instruction, and a label word of
+  spans. Clozes have one of {len(SKILLS)} instructions in several wordings; {BARE:.0%} have none, and a label word of
   their format drawn at random; {NOISE:.0%} have other words around the instruction. Targets are `<extra_id_0>`, the
   label word, `<extra_id_1>`.
 - Training: {history[-1]["step"]:,} steps, AdamW, cosine from 0.002, one CPU thread: `python -m backbones.t5_wordnet`.
