@@ -14,8 +14,13 @@ from vlws.data.labelled import TEMPLATE, as_clozes, few_shot_split, read_labelle
 from vlws.errors import InputError
 from vlws.methods.baselines.prompts import prompt_tuning
 from vlws.methods.summer import Summer, tune_prompt
+from vlws.models.hub import locate
+from vlws.models.kinds import SEQ2SEQ
 from vlws.models.seq2seq import label_ids, load_seq2seq, score, token_cutter
 from vlws.models.soft_prompts import TuneConfig, check_adapter_folder, save_peft_prompt
+
+VOCABULARY = "vocabulary"  # a start from the model's own words
+START = "summer"  # the folder in a checkpoint's where a start that was learned for it lies
 
 
 def learn(
@@ -40,15 +45,16 @@ def learn(
     Args:
         data: a CSV file (`labelled.read_labelled`).
         backbone: a model of T5's class: a folder or a hub id.
-        init: a folder of `Summer.save_pretrained`, whose prompt and gradient map are used; None starts from vocabulary.
+        init: a folder of `Summer.save_pretrained`, whose prompt and gradient map are used, or "vocabulary" for words of
+            the model; None takes the start that lies in the model's folder, where one does, else the vocabulary.
         words: class -> label word of one token; the class's own name where it is left out.
         template: of a text; holds "{text}" and `<extra_id_0>`.
         lr: of AdamW. prompt_length: of a prompt from vocabulary. seed: of the split and of the order of the texts.
 
     Returns:
-        data, backbone, init, out, classes (class -> label word), train, dev and test: each examples; dev and test also
-        accuracy, accuracy_whole and loss (not test where no text is left), start (dev's accuracy before the first
-        step), steps, best_step, curve.
+        data, backbone, init (None for the vocabulary), out, classes (class -> label word), train, dev and test: each
+        examples; dev and test also accuracy, accuracy_whole and loss (not test where no text is left), start (dev's
+        accuracy before the first step), steps, best_step, curve.
 
     Raises:
         InputError: what the file, the model, the folder of `init` or `out` refuse; all before the first step, and
@@ -71,14 +77,16 @@ def learn(
         raise InputError(f"prompt_length={prompt_length} was given; accepted is 1 or more.")
     if out is not None:
         check_adapter_folder(out)
-    if init is not None and not Path(init).expanduser().is_dir():
-        raise InputError(f"{init} is no folder; accepted is one written by Summer.save_pretrained.")
+    if init not in (None, VOCABULARY) and not Path(init).expanduser().is_dir():
+        raise InputError(f"{init} is no folder; accepted is one written by Summer.save_pretrained, or {VOCABULARY}.")
     rows = read_labelled(data, text, label)
     if unknown := sorted(set(words or {}) - set(rows.classes)):
         raise InputError(f"a word was given for the class {unknown[0]!r}; classes are {', '.join(rows.classes)}.")
     chosen = {name: (words or {}).get(name, name) for name in rows.classes}
     parts = few_shot_split(rows, k, seed)
     as_clozes(rows, chosen, template, config.max_length)  # refused before a large model is loaded
+    if init is None and (start := Path(locate(backbone, SEQ2SEQ)[0]) / START).is_dir():
+        init = start
     model, tokenizer = load_seq2seq(backbone, device)
     label_ids(tokenizer, list(chosen.values()))
     cutter = token_cutter(tokenizer)
@@ -86,7 +94,7 @@ def learn(
         name: as_clozes(part, chosen, template, config.max_length, cutter) for name, part in parts._asdict().items()
     }
     train, dev = clozes["train"], clozes["dev"]
-    if init is None:
+    if init in (None, VOCABULARY):
         prompt, curve = prompt_tuning(model, tokenizer, train, dev, config, "vocabulary", prompt_length)
     else:
         summer = Summer.from_pretrained(Path(init).expanduser(), model, tokenizer)
@@ -102,7 +110,7 @@ def learn(
     return {
         "data": str(data),
         "backbone": backbone,
-        "init": None if init is None else str(init),
+        "init": None if init in (None, VOCABULARY) else str(init),
         "classes": chosen,
         **found,
         "start": curve[0]["dev_accuracy"],

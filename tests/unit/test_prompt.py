@@ -1,6 +1,7 @@
 """`vlws prompt`: a prompt for a CSV file, what is refused before work starts, and that nothing is half-written."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,18 @@ def test_a_prompt_is_learned_and_written(tmp_path, backbone, reviews):
     said = logits[:, label_ids(tokenizer, ["bad", "great"])].argmax(1)
     right = said == torch.tensor([cloze.answer for cloze in test])
     assert float(right.float().mean()) == done["test"]["accuracy"]
+
+
+def test_a_start_in_the_folder_of_the_model_is_used_unless_the_vocabulary_is_asked_for(tmp_path, backbone, reviews):
+    own = shutil.copytree(backbone, tmp_path / "own")
+    summer = Summer(*load_seq2seq(str(own), "cpu"), SummerConfig(prompt_length=6, seed=3))
+    summer.save_pretrained(own / "summer")
+    done = learn(reviews, str(own), **QUICK)
+    assert done["init"] == str(own / "summer")
+    assert done["curve"] == learn(reviews, backbone, init=own / "summer", **QUICK)["curve"]
+    words = learn(reviews, str(own), init="vocabulary", **QUICK)
+    assert words["init"] is None
+    assert words["curve"] == learn(reviews, backbone, **QUICK)["curve"]
 
 
 def test_a_summer_is_where_it_starts(tmp_path, backbone, reviews):

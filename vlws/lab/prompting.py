@@ -15,7 +15,11 @@ def prompt_command(
     backbone: Annotated[str, typer.Option(help="A model of T5's class: a folder or a hub id.")],
     init: Annotated[
         Path | None,
-        typer.Option(help="A folder of Summer.save_pretrained; by default words of the model.", show_default=False),
+        typer.Option(
+            help="A folder of Summer.save_pretrained, or vocabulary; by default the start in the backbone's folder, "
+            "else vocabulary.",
+            show_default=False,
+        ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Of the training.")] = 200,
     k: Annotated[int, typer.Option("--k", help="Texts per class to train on, and as many to choose by.")] = 16,
@@ -44,7 +48,7 @@ def prompt_command(
     done = learn(
         data,
         backbone,
-        init=init,
+        init=None if init is None else str(init),
         steps=steps,
         k=k,
         out=out,
