@@ -341,7 +341,7 @@ model, tokenizer = load_seq2seq("t5-wordnet")
   their format drawn at random; {NOISE:.0%} have other words around the instruction. Targets are `<extra_id_0>`, the
   label word, `<extra_id_1>`.
 - Training: {history[-1]["step"]:,} steps, AdamW, cosine from 0.002, one CPU thread: `python -m backbones.t5_wordnet`.
-- Licence: MIT, as the workspace; WordNet is named in NOTICE, MiniLM is Apache-2.0.
+- Licence: Apache-2.0, as MiniLM, of which its tokens and the start of its embeddings are; WordNet is named in NOTICE.
 
 Accuracy among the label words on the few-shot tests, of the trained and of the shifted domain alike, 800 clozes a task:
 

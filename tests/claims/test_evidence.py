@@ -106,6 +106,8 @@ def test_published_results_are_whole_and_computed_again_from_their_values(result
 def test_the_results_table_is_made_from_the_results():
     assert RESULTS, "nothing is published under reports/results"
     assert (paths.reports() / "RESULTS.md").read_text() == evidence.results_markdown()
+    readme = (paths.root() / "README.md").read_text()
+    assert f"{evidence.MARKS[0]}\n{evidence.summary_markdown()}\n{evidence.MARKS[1]}" in readme
 
 
 @pytest.mark.parametrize(("result", "slug"), RESULTS, ids=IDS)

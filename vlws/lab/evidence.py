@@ -14,13 +14,15 @@ from typing import Any
 from vlws import claims, paths, verdicts
 from vlws.display import count, number
 from vlws.errors import InputError
-from vlws.files import read_json, write_json
+from vlws.files import read_json, write_atomically, write_json
 from vlws.lab import records
 from vlws.lab.chapters import Chapter, chapter, chapters
 from vlws.lab.describe import day, duration, hardware, sha, stale
+from vlws.verdicts import JUDGED
 
 SCHEMA = 2  # of a published result
 NOT_MEASURED = "not measured"
+MARKS = ("<!-- verdicts: written by vlws claims publish -->", "<!-- end of verdicts -->")  # in README.md
 COMMITTED = "committed notebook"
 SCALES = ("cpu", "full", "gpu", "real")  # from the smallest to the largest
 SOURCES = ("notebook", "results", "run")  # from the last resort to the first choice
@@ -208,6 +210,32 @@ def publish(target: str, preset: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"run": record} | result)
     return path
+
+
+def write_tables() -> list[Path]:
+    """Remake what is written from published results: reports/RESULTS.md, and the table between README.md's marks."""
+    made = {paths.reports() / "RESULTS.md": results_markdown()}
+    readme = paths.root() / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if all(text.count(mark) == 1 for mark in MARKS):
+        before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
+        made[readme] = f"{before}{MARKS[0]}\n{summary_markdown()}\n{MARKS[1]}{after}"
+    for path, content in made.items():
+        write_atomically(path, content.encode())
+    return list(made)
+
+
+def summary_markdown() -> str:
+    """How many claims of each published chapter came out how, as a Markdown table."""
+    lines = [f"| chapter | preset | {' | '.join(JUDGED)} | other |", f"|---|---|{'---|' * (len(JUDGED) + 1)}"]
+    for result in published():
+        verdict = Counter(row.verdict for row in rows_of(result["slug"], result["measures"], result["run"], "results"))
+        told = [str(verdict[name]) for name in JUDGED]
+        rest = ", ".join(f"{n} {name}" for name, n in sorted(verdict.items()) if name not in JUDGED)
+        slug = result["slug"]
+        title = next((one.title for one in chapters() if one.slug == slug), slug)
+        lines.append(f"| {slug[:2]} {title} | {result['run'].get('preset', '')} | {' | '.join(told)} | {rest} |")
+    return "\n".join(lines)
 
 
 def results_markdown() -> str:

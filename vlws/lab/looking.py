@@ -95,19 +95,16 @@ def publish(
     preset: Preset = "full",
     as_json: Json = False,
 ) -> None:
-    """Keep a chapter's newest good run at a preset under reports/results/, and remake reports/RESULTS.md.
+    """Keep a chapter's newest good run at a preset under reports/results/; remake RESULTS.md and the README's table.
 
     Example: vlws claims publish 04 --preset full
     """
-    from vlws import paths
-    from vlws.files import write_atomically
     from vlws.lab import evidence
     from vlws.lab.describe import shown
 
     path = evidence.publish(chapter, preset)
-    table = paths.reports() / "RESULTS.md"
-    write_atomically(table, evidence.results_markdown().encode())
-    answer(as_json, {"published": str(path), "results": str(table)}, f"{shown(path)}, {shown(table)}")
+    tables = evidence.write_tables()
+    answer(as_json, {"published": str(path), "results": str(tables[0])}, ", ".join(map(shown, [path, *tables])))
 
 
 def runs_command(
