@@ -26,9 +26,9 @@ from vlws.models.retriever import load_retriever
 from vlws.models.seq2seq import END, load_seq2seq, score
 from vlws.train import fit, warmup_cosine
 
-STEPS = 6000
-FIRST, LISTS = 1200, 128  # steps on lists alone, of so many
-SIZES = (32, 24, 32, 32, 12)  # then lists, clozes of one text, of two, of four options, corrupted texts
+STEPS = 4000
+FIRST, LISTS = 1500, 128  # steps on lists alone, of so many, before these
+SIZES = (16, 24, 32, 32, 8)  # then lists, clozes of one text, of two, of four options, corrupted texts
 BARE, NOISE = 0.05, 0.25  # shares without an instruction, and with other words around it
 GATE = 0.80  # accuracy with the instruction
 PIECES = 6000
@@ -119,7 +119,7 @@ def make_tokenizer(pieces: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 class Batches:
-    """Step -> groups of (input_ids, attention_mask, labels): lists; later one text, pairs, choices, corrupted texts.
+    """Step -> groups of (input_ids, attention_mask, labels): lists, one text, pairs, choices, corrupted texts.
 
     A list is "A. word . B. word . ? word is <extra_id_0> . A is <extra_id_1> ." and asks three times what stands where.
     A choice among four options is never learned by a model that has not learned to look things up in lists first.
@@ -137,12 +137,14 @@ class Batches:
 
     def __call__(self, step: int) -> list[tuple[Tensor, Tensor, Tensor]]:
         rng = np.random.default_rng([1, step])
-        if step < FIRST:
-            return [self.lists(rng, LISTS)]
         lists, *sizes, spans = SIZES
         kinds = zip(TEMPLATES, sizes, strict=True)
         answers = [self.answers([self.cloze(rng, kind) for _ in range(n)]) for kind, n in kinds]
         return [self.lists(rng, lists), *answers, self.spans(rng, spans)]
+
+    def only_lists(self, step: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """What the first steps read."""
+        return [self.lists(np.random.default_rng([0, step]), LISTS)]
 
     def lists(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Lists of two to four words of any kind, or names of topics, and three questions about each."""
@@ -187,8 +189,8 @@ class Batches:
             wording, filled = wording.format(name), (self.about(rng, name, answer),)
         elif skill.task == "find":
             names = rng.permutation(TOPICS)[:4].tolist()
-            shown = names if rng.random() < 0.5 else [self.pool.sentences[self.of(rng, name)] for name in names]
-            wording, filled = wording.format(names[at]), (self.about(rng, _pick(rng, TOPICS)), *shown)
+            shown = names if rng.random() < 0.6 else [self.pool.sentences[self.of(rng, name)] for name in names]
+            wording, filled = wording.format(names[at]), ("", *shown)
         elif skill.task == "named":
             filled = self.pool.named(rng, answer, TOPICS).texts
         else:
@@ -284,18 +286,19 @@ def pretrain(out: Path, steps: int = STEPS) -> Path:
     model = make_model(len(tokenizer))
     start_embeddings(model, tokenizer)
     batch = Batches(tokenizer)
-    optimizer = make_optimizer(model)
-    folder = work_folder(
-        "t5-wordnet", (steps, FIRST, SIZES, BARE, NOISE, SKILLS), model, [batch(0)[0][0], batch(FIRST)[3][0]]
-    )
-    schedule = warmup_cosine(optimizer, steps, 0.05)
-    history = fit(
-        model, loss, batch, steps, optimizer, schedule, out=folder, clip=1.0, device="cpu", label="t5-wordnet"
-    )
+    seen = [batch.only_lists(0)[0][0], batch(0)[-1][0]]
+    folder = work_folder("t5-wordnet", (steps, FIRST, SIZES, BARE, NOISE, SKILLS), model, seen)
+    histories = {}
+    for name, lessons, n in (("lists", batch.only_lists, FIRST), ("skills", batch, steps)):
+        optimizer = make_optimizer(model)
+        histories[name] = fit(
+            model, loss, lessons, n, optimizer, warmup_cosine(optimizer, n, 0.05),
+            out=folder / name, clip=1.0, device="cpu", label=name,
+        )  # fmt: skip
     model.half().float()  # what is measured is what is shipped
     results = evaluate(model, tokenizer)
     check_gates("t5-wordnet", {name: value for name, (value, *_) in results.items()}, dict.fromkeys(results, GATE))
-    return write_checkpoint(out, model, tokenizer, card(model, history, results), {"t5-wordnet": history})
+    return write_checkpoint(out, model, tokenizer, card(model, histories["skills"], results), histories)
 
 
 def evaluate(model, tokenizer) -> dict[str, tuple[float, float, float]]:
@@ -340,7 +343,8 @@ model, tokenizer = load_seq2seq("t5-wordnet")
   spans. Clozes have one of {len(SKILLS)} instructions in several wordings; {BARE:.0%} have none, and a label word of
   their format drawn at random; {NOISE:.0%} have other words around the instruction. Targets are `<extra_id_0>`, the
   label word, `<extra_id_1>`.
-- Training: {history[-1]["step"]:,} steps, AdamW, cosine from 0.002, one CPU thread: `python -m backbones.t5_wordnet`.
+- Training: {FIRST:,} and {history[-1]["step"]:,} steps, AdamW, cosine from 0.002, one CPU thread:
+  `python -m backbones.t5_wordnet`, then `python -m backbones.summer_wordnet`.
 - Licence: Apache-2.0, as MiniLM, of which its tokens and the start of its embeddings are; WordNet is named in NOTICE.
 
 Accuracy among the label words on the few-shot tests, of the trained and of the shifted domain alike, 800 clozes a task:

@@ -5,12 +5,13 @@ from itertools import islice
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlws.data.cloze import BLANK, VECTOR, WORDS, Cloze, Cutter, Wording, as_choice
 from vlws.data.labelled import Labelled, as_clozes, few_shot_split, read_labelled
-from vlws.data.meta_tasks import FORMATS, Corpus, as_choices, meta_batches, meta_task, split
+from vlws.data.meta_tasks import FORMATS, Corpus, as_choices, cluster, meta_batches, meta_task, split
 from vlws.errors import InputError
 
 LINKED = ("nsp", "nss")
@@ -369,3 +370,24 @@ def test_clozes_of_rows_that_are_refused(words, template, said):
 def test_a_text_with_a_sentinel_is_refused():
     with pytest.raises(InputError, match="holds a sentinel"):
         as_clozes(Labelled(("t <extra_id_1>",), ("x",)), {"x": "a"})
+
+
+def test_clusters_are_found_by_direction_and_centroids_stand_where_the_vectors_do():
+    rng = np.random.default_rng(0)
+    means = np.eye(3, 8, dtype=np.float32) * 4
+    own = np.repeat(np.arange(3), 20)
+    lengths = rng.uniform(0.5, 1.0, (60, 1)).astype(np.float32)
+    vectors = torch.from_numpy(lengths * (means[own] + rng.normal(size=(60, 8)).astype(np.float32) * 0.1))
+    documents = [[f"sentence {i} ." for i in range(k, k + 4)] for k in range(0, 60, 4)]
+    corpus = cluster(documents, vectors, 3)
+    labels = np.array([c for label in corpus.clusters for c in label])
+    for k in range(3):
+        assert len(set(labels[own == k])) == 1
+        assert np.allclose(corpus.centroids[labels[own == k][0]], vectors[own == k].mean(0), atol=1e-5)
+    assert cluster(documents, vectors, 3).clusters == corpus.clusters
+
+
+@pytest.mark.parametrize(("many", "clusters"), [(3, 2), (4, 0), (4, 5)])
+def test_clusters_of_other_numbers_are_refused(many, clusters):
+    with pytest.raises(InputError, match=f"{many} vectors and {clusters} clusters were given for 4 texts"):
+        cluster([["a .", "b ."], ["c .", "d ."]], torch.zeros(many, 2), clusters)

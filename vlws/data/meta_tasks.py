@@ -19,9 +19,12 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
 from vlws.data.cloze import VECTOR, Cloze, Wording, as_choice
 from vlws.errors import InputError
+from vlws_kernels import kmeans
 
 Format = Literal["nsp", "nss", "scsp", "scss", "scc"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -120,6 +123,31 @@ class Corpus:
         """(1 + cosine of the mean centroids) / 2, sim_dom of the authors' code."""
         a, b = (self.centroids[list(chosen)].mean(0).astype(np.float64) for chosen in (one, other))
         return float((1 + a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12)) / 2)
+
+
+def cluster(documents: Sequence[Sequence[str]], vectors: Any, clusters: int, seed: int = 0) -> Corpus:
+    """Documents with the cluster of each text, by k-means on the directions of vectors from their mean; without labels.
+
+    Args:
+        vectors: "text dim" float32, of all texts of the documents in order, in the space of the model's embeddings.
+
+    Raises:
+        InputError: another number of vectors than of texts, or more clusters than texts.
+
+    >>> import torch
+    >>> vectors = torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0], [-1.0, 0.1]])
+    >>> corpus = cluster([["a cat .", "a dog ."], ["a bus .", "a car ."]], vectors, 2)
+    >>> [len(set(labels)) for labels in corpus.clusters], corpus.centroids.shape
+    ([1, 1], (2, 2))
+    """
+    count = sum(map(len, documents))
+    if len(vectors) != count or not 1 <= clusters <= count:
+        raise InputError(f"{len(vectors)} vectors and {clusters} clusters were given for {count} texts.")
+    directions = F.normalize(vectors - vectors.mean(0), dim=1)
+    labels = kmeans(directions, clusters, seed=seed)[1].cpu()
+    centroids = torch.stack([vectors[labels == c].mean(0) for c in range(clusters)])
+    each = iter(labels.tolist())
+    return Corpus(documents, [[next(each) for _ in document] for document in documents], centroids.cpu().numpy())
 
 
 def split(corpus: Corpus, rng: np.random.Generator, held_out: float = 0.1) -> tuple[Corpus, Corpus]:

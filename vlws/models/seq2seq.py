@@ -144,6 +144,17 @@ def token_cutter(tokenizer: Any) -> Cutter:
     return Cutter(lambda text: len(tokenizer(text, add_special_tokens=False).input_ids), first)
 
 
+def mean_embeddings(model: PreTrainedModel, tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """ "text dim" float32: the mean of each text's input embeddings, in whose space a centroid can stand for a token.
+
+    >>> model, tokenizer = tiny_seq2seq(["a", "cat"])
+    >>> mean_embeddings(model, tokenizer, ["a cat", "cat"]).shape
+    torch.Size([2, 32])
+    """
+    table = cast(Tensor, model.get_input_embeddings().weight).detach().float()
+    return torch.stack([table[tokenizer(text, add_special_tokens=False).input_ids].mean(0) for text in texts])
+
+
 # --- clozes -----------------------------------------------------------------------------------------------------------
 
 
