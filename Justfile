@@ -77,6 +77,11 @@ check: setup
 bench *ARGS: setup
     @{{ bin }}/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]' && {{ bin }}/python kernels/bench/run.py "$@"
 
+# time retrieval and prompt methods against their peers in one run; keeps reports/results/benchmarks/methods.json
+[group('check')]
+bench-methods *ARGS: setup
+    @{{ bin }}/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]' && {{ bin }}/python kernels/bench/methods.py "$@"
+
 # check and time every kernel on one GPU, in under 8 minutes; keeps reports/results/08_kernels/gpu.json
 [group('check')]
 gpu *ARGS: setup

@@ -1,7 +1,9 @@
-"""What the kernels are measured against: the libraries people use, and plain torch as one would write it."""
+"""What kernels and methods are measured against: the libraries people use, and plain torch as one would write it."""
 
 import math
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -166,3 +168,32 @@ def torch_mmd(x: Tensor, y: Tensor, sigma: float) -> Tensor:
         return torch.exp(torch.cdist(u, v).square_() * (-0.5 / sigma**2)).mean()
 
     return mean(x, x) + mean(y, y) - 2 * mean(x, y)
+
+
+# --- retrieval --------------------------------------------------------------------------------------------------------
+
+
+def torch_top(queries: Tensor, documents: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    return (queries @ documents.T).topk(k)
+
+
+def faiss_flat(documents: Tensor) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
+    """A search of an index, which holds a copy of the documents."""
+    import faiss
+
+    index = faiss.IndexFlatIP(documents.shape[1])
+    index.add(documents.numpy())
+
+    def search(queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        scores, found = index.search(queries.numpy(), k)
+        return torch.from_numpy(scores), torch.from_numpy(found)
+
+    return search
+
+
+def sentence_transformer(folder: Path, batch_size: int) -> Callable[[list[str]], Tensor]:
+    """Vectors of texts by a checkpoint folder, in float32 on the CPU."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    return lambda texts: model.encode(texts, batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False)

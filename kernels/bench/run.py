@@ -7,12 +7,12 @@ peer's own worker processes are not in it. Rows are written as they are measured
 """
 
 import argparse
-import ctypes
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cases import Case, alignment_cases, reduction_cases, sugar_case
+from measure import timed, weighed
 from provenance import REPORTS, code_hash, machine, write
 
 REPEATED = 1.0  # seconds: a longer call is warm after those on fewer items, and is timed once
@@ -31,52 +32,23 @@ def measured(call: Callable[[int], object], n: int, power: int, limit: float) ->
     """Seconds and growth of the peak memory (MB) of `call(n)`, or of fewer items and scaled (`on`)."""
     on = min(n, 64)
     call(on)  # compiles or jits
-    best, memory = _weighed(call, on)
+    best, memory = weighed(partial(call, on))
     while on < n and best < limit:
         expected = best * (min(n, 4 * on) / on) ** power
         if expected > limit:
             break
         on = min(n, 4 * on)
-        best, memory = _weighed(call, on)
+        best, memory = weighed(partial(call, on))
     until = time.perf_counter() + 0.6
     for _ in range(1000 if best < REPEATED else 0):
         if time.perf_counter() > until:
             break
-        best = min(best, _seconds(call, on))
+        best = min(best, timed(partial(call, on)))
     return {"seconds": best * (n / on) ** power, "memory_mb": round(memory, 1), "on": on}
 
 
-def _seconds(call: Callable[[int], object], n: int) -> float:
-    start = time.perf_counter()
-    call(n)
-    return time.perf_counter() - start
-
-
-def _weighed(call: Callable[[int], object], n: int) -> tuple[float, float]:
-    """Seconds of one call, and by how many MB the process's peak grew."""
-    _reset_peak()
-    before = _status("VmRSS")
-    seconds = _seconds(call, n)
-    return seconds, max(0.0, _status("VmHWM") - before)
-
-
-def _reset_peak() -> None:
-    """Give freed memory back to the system and forget the process's peak (Linux)."""
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
-    if Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _status(name: str) -> float:
-    """A line of /proc/self/status in MB; nan where there is none."""
-    path = Path("/proc/self/status")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name + ":")), float("nan"))
-
-
 def row(case: Case, limit: float) -> dict:
-    first = _seconds(case.ours, min(case.n, 64))
+    first = timed(partial(case.ours, min(case.n, 64)))
     ours = measured(case.ours, case.n, case.power, float("inf"))
     others = {name: measured(call, case.n, case.power, limit) for name, call in case.peers.items()}
     fastest = min(others, key=lambda name: others[name]["seconds"])
