@@ -23,7 +23,7 @@ WORDINGS: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
                 "Only {} are wanted.",
             ),
             "dev": ("Please look up {}.", "What I need are {}."),
-            "test": ("Show me {}.", "Give back {}.", "The user wants to see {}."),
+            "test": ("Show me {}.", "Give me {}.", "The user wants to see {}."),
         }
     },
     "link": {
@@ -37,7 +37,7 @@ WORDINGS: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
                 "",
             ),
             "dev": ("linked to the given word", "that are about it"),
-            "test": ("that belong with the input", "associated with what was typed"),
+            "test": ("associated with the input", "that go with the given text"),
         }
     },
     "form": {
@@ -50,10 +50,10 @@ WORDINGS: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
                 "texts that tell what the word means",
                 "dictionary entries",
                 "sentences that define",
-                "meanings, spelt out,",
+                "meanings, written out,",
             ),
-            "dev": ("glosses", "short explanations"),
-            "test": ("statements of what is meant", "paraphrases"),
+            "dev": ("short explanations", "meanings in one sentence"),
+            "test": ("explanations", "sentences that say what is meant"),
         },
         "names": {
             "train": (
@@ -67,7 +67,7 @@ WORDINGS: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
                 "vocabulary",
             ),
             "dev": ("labels", "lists of synonyms"),
-            "test": ("designations", "headwords"),
+            "test": ("other words", "alternative names"),
         },
         "example": {
             "train": (
@@ -77,11 +77,11 @@ WORDINGS: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
                 "usage examples",
                 "sentences in which the word is used",
                 "phrases from texts",
-                "snippets of speech",
+                "short pieces of speech",
                 "instances of usage",
             ),
-            "dev": ("illustrating sentences", "phrases as they are used"),
-            "test": ("quotations", "utterances in context"),
+            "dev": ("sentences as examples", "phrases in context"),
+            "test": ("quotations", "sentences that show how words are used"),
         },
     },
     "category": {
@@ -89,15 +89,15 @@ WORDINGS: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
             "train": (
                 "actions",
                 "activities",
-                "deeds and events",
+                "actions and events",
                 "things that people do",
                 "behaviour",
                 "processes",
                 "events that take place",
                 "what somebody does, as a noun",
             ),
-            "dev": ("acts", "happenings"),
-            "test": ("doings", "undertakings and occurrences"),
+            "dev": ("acts", "what happens"),
+            "test": ("things that happen", "kinds of activity"),
         },
         "living": {
             "train": (
@@ -110,8 +110,8 @@ WORDINGS: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
                 "animals",
                 "plants",
             ),
-            "dev": ("beasts and herbs", "life forms"),
-            "test": ("fauna and flora", "biological species"),
+            "dev": ("life forms", "wild animals, trees and flowers"),
+            "test": ("animal and plant species", "things that live and grow"),
         },
         "artifact": {
             "train": (
@@ -125,7 +125,7 @@ WORDINGS: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
                 "physical objects that one can use",
             ),
             "dev": ("manufactured items", "equipment"),
-            "test": ("devices and constructions", "products of human work"),
+            "test": ("devices, vehicles and houses", "products that people make"),
         },
         "quality": {
             "train": (
@@ -135,11 +135,11 @@ WORDINGS: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
                 "attributes",
                 "the state that something is in",
                 "features",
-                "moods and sensations",
+                "moods and feelings",
                 "nouns that end in -ness",
             ),
             "dev": ("characteristics", "conditions"),
-            "test": ("traits", "ways of being and emotions"),
+            "test": ("character traits and emotions", "states of body and mind"),
         },
         "idea": {
             "train": (
@@ -152,8 +152,8 @@ WORDINGS: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
                 "what is in the mind",
                 "texts and language",
             ),
-            "dev": ("notions", "knowledge and language"),
-            "test": ("mental contents", "cognition and communication"),
+            "dev": ("beliefs and opinions", "knowledge and language"),
+            "test": ("abstract ideas", "information and communication"),
         },
         "place": {
             "train": (
@@ -167,7 +167,7 @@ WORDINGS: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
                 "land",
             ),
             "dev": ("areas", "points on a map"),
-            "test": ("geographical sites", "territories and cities"),
+            "test": ("geographic areas", "countries and districts"),
         },
         "person": {
             "train": (
@@ -180,8 +180,8 @@ WORDINGS: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
                 "someone who does something",
                 "members of society",
             ),
-            "dev": ("individuals", "who somebody is"),
-            "test": ("men and women", "professions and characters"),
+            "dev": ("individuals", "human roles"),
+            "test": ("men and women", "professions and family members"),
         },
         "verb": {
             "train": (
@@ -192,10 +192,10 @@ WORDINGS: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
                 "to do something",
                 "what one does, as a verb",
                 "verbs of motion, change or speech",
-                "doing words",
+                "verbs in their basic form",
             ),
-            "dev": ("predicates", "what one can do, as a verb"),
-            "test": ("the part of speech that takes a subject", "infinitives"),
+            "dev": ("words for actions, as verbs", "what one can do, as a verb"),
+            "test": ("verbs of any kind", "words such as run or think"),
         },
         "adjective": {
             "train": (
@@ -206,10 +206,10 @@ WORDINGS: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
                 "adjectives that describe",
                 "how a thing may be",
                 "words such as big or red",
-                "adjective senses",
+                "adjectives of all kinds",
             ),
-            "dev": ("adjectival words", "what describes a noun"),
-            "test": ("epithets", "qualifiers"),
+            "dev": ("adjective terms", "what describes a noun"),
+            "test": ("words that describe a noun", "words such as old or happy"),
         },
     },
 }
