@@ -245,8 +245,8 @@ def make_model(size: int) -> T5ForConditionalGeneration:
     )  # fmt: skip
     model = T5ForConditionalGeneration(config)
     bias = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.data  # "distance head"
-    bias[1, 0] += 4.0
-    bias[2, 1] += 4.0
+    bias[1, 0] += 8.0
+    bias[2, 1] += 8.0
     return model
 
 
