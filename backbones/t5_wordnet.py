@@ -258,7 +258,11 @@ def start_embeddings(model: T5ForConditionalGeneration, tokenizer: PreTrainedTok
     """
     retriever = load_retriever("minilm", "cpu")
     known, pieces = retriever.tokenizer.get_vocab(), tokenizer.get_vocab()
-    shared = [piece for piece in pieces if piece in known and piece not in SPECIAL and piece not in LETTERS]
+    shared = [
+        piece
+        for piece in sorted(pieces, key=pieces.__getitem__)
+        if piece in known and piece not in SPECIAL and piece not in LETTERS
+    ]
     wide = retriever.model.get_input_embeddings().weight.detach()[[known[piece] for piece in shared]]
     table = model.get_input_embeddings().weight.data
     u, sizes, _ = torch.linalg.svd(wide - wide.mean(0), full_matrices=False)

@@ -19,8 +19,10 @@ from vlws.data.wordnet.classification import (
     QUESTIONS,
     TASKS,
     TOPICS,
+    YES_NO,
     Pool,
     documents,
+    draw,
     few_shot,
     near,
     parents,
@@ -144,12 +146,13 @@ def test_answers_are_right(synset_of):
     for one in few_shot("topic").shifted:
         first, second = map(topics, one.texts)
         assert (first == second) == (one.label == "yes")
-    for one in few_shot("kind").test:
+    pool, rng = Pool(sides()["language"]), np.random.default_rng(0)
+    for one in (draw("kind", pool, rng, label) for label in YES_NO * 50):
         first, second = ({parents()[synset_of[said]] for said in text.split(JOIN)} for text in one.texts)
         assert len(first) == len(second) == 1
         assert (first == second) == (one.label == "yes")
         assert len({said for text in one.texts for said in text.split(JOIN)}) == 4
-    for one in few_shot("option").test:
+    for one in (draw("option", pool, rng, label) for label in LETTERS * 25):
         first, *options = map(topics, one.texts)
         assert [option == first for option in options] == [letter == one.label for letter in LETTERS]
         assert len(set(options)) == 4

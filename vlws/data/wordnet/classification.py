@@ -4,10 +4,12 @@ Sentences are first clauses of glosses. Each stands on one side of the slice: "l
 from, "documents", unlabelled text, or "tasks". Sisters (synsets of one parent) stand on the same side. A text is two
 sentences of one class, of sisters where there are: "a small dog ; a large dog with a smooth coat".
 
-    category   what a text is about, in six words           topic     are two texts about the same topic?
-    part       noun, verb or adjective                      kind      do two texts tell of kinds of the same thing?
-    concrete   is it something concrete?                    option    which of four is about what the first is about?
-    person     is it a person?                              named     which of four words says what it is about?
+    category   what a text is about, in six words           person    is it a person?
+    part       noun, verb or adjective                      topic     are two texts about the same topic?
+    concrete   is it something concrete?                    named     which of four words says what a text is about?
+
+Two more are asked of the language model in its training, and are harder: kind (do two texts tell of kinds of the same
+thing?) and option (which of four texts is about what the first is about?).
 """
 
 import re
@@ -294,10 +296,6 @@ _OTHERS = ("noun.person+", "noun.animal", "noun.food", "noun.substance", "noun.b
            "noun.process", "noun.state", "noun.feeling")  # fmt: skip
 _TOPICS = ("noun.person", *TOPICS["living"], *TOPICS["thing"], "verb")
 _OTHER_TOPICS = (*TOPICS["place"], *TOPICS["act"], *TOPICS["quality"], "adj")
-_CONCRETE = ("noun.artifact", "noun.person", "noun.animal", "noun.plant", "noun.location", "noun.object", "noun.body",
-             "noun.food", "noun.substance")  # fmt: skip
-_ABSTRACT = ("noun.act", "noun.attribute", "noun.cognition", "noun.communication", "noun.event", "noun.feeling",
-             "noun.state", "noun.process", "noun.group", "noun.time", "noun.possession")  # fmt: skip
 QUESTIONS = {
     "category": Question(NAMED, SINGLE, _KINDS, _OTHERS),
     "part": Question(
@@ -321,8 +319,6 @@ QUESTIONS = {
         ("noun.person+", "noun.location+", "noun.group", "noun.communication"),
     ),
     "topic": Question(YES_NO, PAIR, _TOPICS, _OTHER_TOPICS),
-    "kind": Question(YES_NO, PAIR, _CONCRETE, _ABSTRACT),
-    "option": Question(LETTERS, CHOICE, _TOPICS, _OTHER_TOPICS),
     "named": Question(LETTERS, CHOICE, _KINDS, _OTHERS),
 }  # fmt: skip
 TASKS = tuple(QUESTIONS)
@@ -368,8 +364,8 @@ def few_shot(name: str, k: int = 16, test: int = 200, seed: int = 0) -> FewShotT
     Raises:
         InputError: an unknown name, sizes that are not above 0, or that the slice has too few sentences for.
 
-    >>> task = few_shot("option", k=4, test=8)
-    >>> task.train[0].texts == few_shot("option", k=4, test=8).train[0].texts, len(task.shifted)
+    >>> task = few_shot("named", k=4, test=8)
+    >>> task.train[0].texts == few_shot("named", k=4, test=8).train[0].texts, len(task.shifted)
     (True, 8)
     """
     if name not in QUESTIONS:
@@ -378,7 +374,7 @@ def few_shot(name: str, k: int = 16, test: int = 200, seed: int = 0) -> FewShotT
         raise InputError(f"k={k} and test={test} were given; accepted are 1 or more.")
     question = QUESTIONS[name]
     rng = np.random.default_rng([seed, TASKS.index(name)])
-    inside = _cut(_domain(question.inside), rng, by_family=name == "kind")
+    inside = _cut(_domain(question.inside), rng)
     made = {
         split: _examples(name, Pool(sentences), rng, size)
         for split, sentences, size in zip(
@@ -404,19 +400,16 @@ def _domain(files: tuple[str, ...]) -> Mapping[int, str]:
     return {i: said for i, said in sides()["tasks"].items() if within(synsets()[i])}
 
 
-def _cut(sentences: Mapping[int, str], rng: np.random.Generator, by_family: bool) -> list[dict[int, str]]:
-    """A quarter for train, a quarter for dev, half for test: of each lexicographer file, or whole families."""
-    groups: dict[Any, list[int]] = defaultdict(list)
+def _cut(sentences: Mapping[int, str], rng: np.random.Generator) -> list[dict[int, str]]:
+    """A quarter for train, a quarter for dev, half for test, of each lexicographer file."""
+    files: dict[str, list[int]] = defaultdict(list)
     for i in sentences:
-        groups[synsets()[i].lexicographer].append(i)
-    families = _families(sentences)
+        files[synsets()[i].lexicographer].append(i)
     parts: list[dict[int, str]] = [{}, {}, {}]
-    drawn = [list(families.values())] if by_family else [[[i] for i in some] for some in groups.values()]
-    for units in drawn:
-        order = rng.permutation(len(units)).tolist()
-        for place, u in enumerate(order):
-            part = parts[min(2, 4 * place // len(units))]
-            part.update((i, sentences[i]) for i in units[u])
+    for some in files.values():
+        for place, at in enumerate(rng.permutation(len(some)).tolist()):
+            i = some[at]
+            parts[min(2, 4 * place // len(some))][i] = sentences[i]
     return parts
 
 
@@ -457,7 +450,7 @@ def _examples(name: str, pool: Pool, rng: np.random.Generator, size: int) -> tup
 
 
 def draw(name: str, pool: Pool, rng: np.random.Generator, label: str) -> Example:
-    """An example of a task and a class from a pool.
+    """An example of a task (or of kind, or option) and a class from a pool.
 
     >>> draw("person", Pool(sides()["language"]), np.random.default_rng(0), "yes").label
     'yes'
