@@ -82,7 +82,10 @@ INSTRUCTIONS = {name: next(s for s in SKILLS if s.task == name).wordings[0].form
 
 
 def texts() -> list[str]:
-    """Sentences and examples of the sides that a language model may read: not those of the few-shot tasks."""
+    """Sentences and examples of the sides that a language model may read: not those of the few-shot tasks.
+
+    Three examples of use ("an easy victory") are glosses of the tasks' side as well; they are read without an answer.
+    """
     found = []
     for side in ("language", "documents"):
         for i, said in tasks.sides()[side].items():
@@ -339,7 +342,7 @@ model, tokenizer = load_seq2seq("t5-wordnet")
 
 - Data: first clauses of glosses, and examples, of the shipped slice of WordNet. Skills are learnt from the side
   "language" of `vlws.data.wordnet.classification`, corrupted texts also from the side "documents"; no sentence of the
-  few-shot tasks is read, nor one of their synsets' sisters.
+  few-shot tasks is read with an answer, nor one of their synsets' sisters.
 - Tokens: {PIECES:,} of the word pieces of MiniLM (all-MiniLM-L6-v2, a package); embeddings begin as the principal
   components of MiniLM's.
 - First {FIRST:,} steps of {LISTS} lists ("A. dog . B. river . ? river is <extra_id_0> ."); then each step: {lists}

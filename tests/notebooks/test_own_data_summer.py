@@ -57,4 +57,5 @@ def test_too_few_examples_are_refused(refuse, tmp_path):
 
 
 def test_no_csv_is_refused_before_the_run(refuse, tmp_path):
-    refuse("07", f"data={tmp_path / 'none.csv'}", "is no file", SMALL)
+    refuse("07", f"data={tmp_path / 'none.csv'}", "does not exist", SMALL)
+    refuse("07", f"data={tmp_path}", "is a folder; accepted is a CSV file", SMALL)

@@ -78,6 +78,10 @@ def test_data_that_is_no_folder_is_refused(tmp_path, monkeypatch):
     refused("04", "photos.zip' is a file; accepted is a folder, as chapter 04 describes it.", data=str(file))
     refused("04", "photos.zip' is a file; accepted is a folder", data="photos.zip")
     refused("04", f"data='photos' does not exist (seen from {tmp_path}); accepted is a folder", data="photos")
+    refused(
+        "07", f"data='{tmp_path}' is a folder; accepted is a CSV file, as chapter 07 describes it.", data=str(tmp_path)
+    )
+    refused("07", "accepted is a CSV file, as chapter 07", data="none.csv")
 
 
 def test_a_checkpoint_of_another_class_is_refused():

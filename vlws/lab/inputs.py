@@ -17,6 +17,7 @@ KINDS = {  # loader -> table of the hub, or of kinds
     "vlws.models.seq2seq.load_seq2seq": "SEQ2SEQ",
 }
 READERS = "vlws.data."
+OF_FILES = {"vlws.data.labelled.read_labelled": "a CSV file"}  # reader -> what it takes in place of a folder
 
 
 def check_inputs(chapter: Chapter, params: Mapping[str, Any], grid: Mapping[str, Sequence[Any]] | None = None) -> None:
@@ -52,10 +53,14 @@ def _check_backbone(chapter: Chapter, backbone: str) -> None:
 
 
 def _check_data(chapter: Chapter, data: str) -> None:
-    if not Path(data).is_dir():
-        fault = "is a file" if Path(data).exists() else f"does not exist (seen from {Path.cwd()})"
-        raise InputError(f"data={data!r} {fault}; accepted is a folder, as chapter {chapter.id} describes it.")
-    for reader in called_with(chapter.code, "data"):
+    readers = called_with(chapter.code, "data")
+    file = next((OF_FILES[reader] for reader in readers if reader in OF_FILES), None)
+    if not (Path(data).is_file() if file else Path(data).is_dir()):
+        there = f"is a {'folder' if file else 'file'}"
+        fault = there if Path(data).exists() else f"does not exist (seen from {Path.cwd()})"
+        accepted = file or "a folder"
+        raise InputError(f"data={data!r} {fault}; accepted is {accepted}, as chapter {chapter.id} describes it.")
+    for reader in readers:
         if reader.startswith(READERS):
             module, _, function = reader.rpartition(".")
             getattr(import_module(module), function)(data)
