@@ -98,6 +98,8 @@ def test_published_results_are_whole_and_computed_again_from_their_values(result
     assert result["schema"] == evidence.SCHEMA
     assert problems(result["measures"], file) == []
     assert gate_problems(result["gates"], result["measures"], file) == []
+    numbers = [v for grid in result["arms"] for arm in grid["arms"].values() for values in arm.values() for v in values]
+    assert all(value is None or isinstance(value, int | float) for value in numbers)
     if result["arms"]:
         assert result["seconds"] == pytest.approx(sum(grid["seconds"] for grid in result["arms"]), abs=0.2)
         assert set(result["code"]) == {grid["name"] for grid in result["arms"]}

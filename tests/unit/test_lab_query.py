@@ -4,8 +4,9 @@ from decimal import Decimal
 
 import pytest
 
+from vlws import mime
 from vlws.errors import InputError
-from vlws.lab import query, records, tables, terminal
+from vlws.lab import query, records, run_pages, tables, terminal
 
 RECORD = {
     "schema": 1,
@@ -161,3 +162,17 @@ def test_json_is_json_whatever_is_in_it(capsys):
     value = {"a": [math.nan, math.inf, (1, Decimal("0.5"))], 3: {"b": -math.inf}, "c": {"d": "é"}}
     terminal.answer(True, value, "")
     assert json.loads(capsys.readouterr().out) == {"a": [None, None, [1, 0.5]], "3": {"b": None}, "c": {"d": "é"}}
+
+
+def test_what_jupyter_carries_as_text_is_missing(runs):
+    """A number that JSON lacks arrives as "nan": it must reach neither a table nor a mean."""
+    from jupyter_client.jsonutil import json_clean
+
+    sent = ARMS[0] | {"arms": {"CMER": {"auroc": [0.5, math.nan], "loss": [math.inf, -math.inf], "f1": [0.5, 0.7]}}}
+    [grid] = records.collect({"cells": [{"outputs": [{"data": {mime.ARMS: json_clean(sent)}}]}]}, mime.ARMS, "name")
+    assert grid["arms"]["CMER"] == {"auroc": [0.5, None], "loss": [None, None], "f1": [0.5, 0.7]}
+    runs(arms=[grid])
+    _, rows = query.query("select metric, value from arms where value is not null order by metric, value")
+    assert rows == [("auroc", 0.5), ("f1", 0.5), ("f1", 0.7)]
+    shown = run_pages.arms_table(grid)
+    assert (shown["metrics"], shown["rows"]) == (["f1"], [("CMER", ["0.600"])])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -159,8 +160,18 @@ def collect(executed: Mapping[str, Any], kind: str, *key: str) -> list[dict[str,
             carried = output.get("data", {}).get(kind)
             for value in carried if isinstance(carried, list) else [carried]:
                 if isinstance(value, dict) and set(key) <= value.keys():
-                    found[tuple(value[name] for name in key)] = value
+                    found[tuple(value[name] for name in key)] = _with_none(value) if kind == mime.ARMS else value
     return list(found.values())
+
+
+def _with_none(grid: Mapping[str, Any]) -> dict[str, Any]:
+    """An experiment's arms with None for nan and inf, which Jupyter's messages carry as the texts "nan" and "inf"."""
+
+    def numbers(values: Sequence[Any]) -> list[float | None]:
+        return [None if isinstance(value, str) or not math.isfinite(value) else value for value in values]
+
+    arms = grid.get("arms", {}).items()
+    return {**grid, "arms": {arm: {name: numbers(found) for name, found in of.items()} for arm, of in arms}}
 
 
 def collect_measures(executed: Mapping[str, Any]) -> list[dict[str, Any]]:

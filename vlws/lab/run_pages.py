@@ -88,12 +88,22 @@ def write_results(made: Path) -> None:
 
 
 def arms_table(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """What an experiment kept of its arms, as a table: means over the seeds."""
-    metrics = list(dict.fromkeys(metric for arm in kept["arms"].values() for metric in arm))
-    rows = [
-        (name, [number(fmean(arm[metric])) if arm.get(metric) else "–" for metric in metrics])
-        for name, arm in kept["arms"].items()
-    ]
+    """What an experiment kept of its arms, as a table: means over the seeds, "–" where a seed has no finite number.
+
+    >>> seeds = {"auroc": [0.8, 0.9], "by item": [None, None]}
+    >>> arms_table({"name": "main", "seeds": [0, 1], "arms": {"CMER": seeds, "image only": {"auroc": [0.7, None]}}})
+    {'name': 'main', 'seeds': 2, 'metrics': ['auroc'], 'rows': [('CMER', ['0.850']), ('image only', ['–'])]}
+    """
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        numbers = [value for value in values if value is not None]
+        return fmean(numbers) if numbers and len(numbers) == len(values) else None
+
+    means = {name: {metric: mean(values) for metric, values in arm.items()} for name, arm in kept["arms"].items()}
+    metrics = list(
+        dict.fromkeys(metric for arm in means.values() for metric, value in arm.items() if value is not None)
+    )
+    rows = [(name, [number(arm.get(metric)) for metric in metrics]) for name, arm in means.items()]
     return {"name": kept["name"], "seeds": len(kept["seeds"]), "metrics": metrics, "rows": rows}
 
 
