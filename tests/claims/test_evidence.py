@@ -79,6 +79,7 @@ def test_the_notebook_as_committed_holds_every_claim_and_its_verdict(slug):
         assert measures == [], f"{slug} measures claims but has no claims file"
         return
     file = claims.load(path)
+    assert [claim.id for claim in file.claims.values() if not claim.unit.strip()] == []
     assert problems(measures, file) == []
     assert {m["id"] for m in measures} == set(file.claims)
     assert gate_problems(records.collect(book, *records.KEPT["gates.json"]), measures, file) == []
