@@ -3,7 +3,8 @@
 Each check compares values and gradients with float64 on the CPU; each timing stands beside plain torch on the same
 card. They run one by one in a child process. A step that raises is recorded; one that kills the process, leaves the
 GPU in an error or takes too long is recorded as well, and a fresh child goes on with the next. Results are written
-after each step, whole or not at all. `--device cpu` does the same at small sizes, to try this program itself.
+after each step, whole or not at all, and a run that was cut off goes on with what is missing. `--device cpu` does the
+same at small sizes, to try this program itself.
 Exit code 0: all steps passed; 1: some failed or were left out; 2: there is no GPU.
 """
 
@@ -42,10 +43,16 @@ def main() -> int:
         return refuse("no GPU is found: this needs an NVIDIA card that torch can use, or --device cpu", options.json)
     begun = time.monotonic()
     names = [check.name for check in checks(options.device)]
-    results = {"machine": hardware(options.device), "complete": False, "steps": {}}
     out = options.out or (REPORTS / "gpu.json" if options.device == "cuda" else None)
+    about = hardware(options.device)
+    done = {name: entry for name, entry in kept(out, about).items() if name in names}
+    results = {"machine": about, "complete": False, "steps": done}
+    if done:
+        print(f"{len(done)} steps of this code on this hardware are kept in {out}; the others follow", file=sys.stderr)
     command = [sys.executable, "-X", "faulthandler", __file__, "--child", "--device", options.device]
-    for name, entry in supervise(names, command, begun + 60 * options.minutes, options.limit):
+    for name, entry in supervise(
+        [name for name in names if name not in done], command, begun + 60 * options.minutes, options.limit
+    ):
         results["steps"][name] = entry
         print(f"{'ok  ' if entry['ok'] else 'FAIL'} {name}: {summary(entry)}", file=sys.stderr, flush=True)
         if out:
@@ -61,6 +68,18 @@ def main() -> int:
     if options.json:
         print(json.dumps(results))
     return 1 if left or failed else 0
+
+
+def kept(out: Path | None, about: dict) -> dict[str, dict]:
+    """The steps that passed in an earlier run of the same code on the same hardware, which need not be done again."""
+    try:
+        earlier = json.loads(out.read_text()) if out else {}
+    except (OSError, ValueError):
+        return {}
+    alike = all(
+        earlier.get("machine", {}).get(name) == about[name] for name in ("gpu", "kernels", "versions", "device")
+    )
+    return {name: entry for name, entry in earlier.get("steps", {}).items() if alike and entry.get("ok")}
 
 
 def arguments() -> argparse.Namespace:
@@ -204,6 +223,7 @@ def summary(entry: dict) -> str:
     if "errors" in entry:
         return f"largest error {max(entry['errors'].values()):.1e} (at most {entry['tolerance']:.0e})"
     ratio = f", torch takes {entry['ratio']:.2f} times as long" if "ratio" in entry else ""
+    ratio += f", {entry['of_limit']:.1f} times the limit" if "of_limit" in entry else ""
     return f"{entry['ours']['best_ms']:.2f} ms{ratio}"
 
 

@@ -16,13 +16,25 @@ TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-9}  # of values and gradient
 PARAMETER = {"gak": {"sigma": 0.7, "log": True}, "soft_dtw": {"gamma": 0.3}, "dtw": {}}
 ALIGNMENTS = {"gak": vk.gak, "soft_dtw": vk.soft_dtw, "dtw": vk.dtw}
 FORMS = ("ragged", "symmetric", "table", "modality", "degenerate")
-SIZES = {  # a, b, n, m, dim; the last of cuda is one that KeOps cannot launch
+SIZES = {  # a, b, n, m, dim; of cuda KeOps does the first, and the last two are those that it cannot launch
     "cpu": [(7, 5, 8, 6, 2)],
-    "cuda": [(7, 5, 8, 6, 2), (6, 5, 30, 25, 16), (5, 4, 20, 20, 64), (3, 2, 200, 150, 2), (3, 2, 32, 32, 1536)],
+    "cuda": [(7, 5, 8, 6, 2), (6, 5, 30, 25, 16), (5, 4, 20, 20, 64), (3, 2, 600, 150, 2), (3, 2, 32, 32, 1536)],
 }
+MOST_CELLS = 2**34  # of all tables of a timing
+PEER_CELLS = 2**30  # of all tables of a peer, which holds several at once
 TIMED = {  # items, length, dim
     "cpu": [(12, 8, 2)],
-    "cuda": [(256, 32, 16), (256, 32, 64), (1024, 32, 64), (1024, 32, 1536), (256, 128, 16)],
+    "cuda": [
+        (n, length, dim)
+        for n in (256, 1024, 4096)
+        for length in (8, 32, 128, 512)
+        for dim in (16, 256, 1536)
+        if (n * length) ** 2 <= MOST_CELLS
+    ],
+}
+OTHERS = {  # the same of soft-DTW and DTW, and of a gradient
+    "cpu": [(12, 8, 2)],
+    "cuda": [(256, 32, 16), (1024, 32, 256), (1024, 32, 1536), (1024, 128, 64), (256, 512, 16)],
 }
 
 
@@ -35,10 +47,7 @@ class Check:
 
 
 def checks(device: str) -> list[Check]:
-    """All steps on "cuda" or, at small sizes, on "cpu"; nothing touches the device before `run` is called.
-
-    Gradients of alignments, which took minutes on a card, stand last.
-    """
+    """All steps on "cuda" or, at small sizes, on "cpu"; nothing touches the device before `run` is called."""
     return [*alignment_checks(device), *point_checks(device), *point_timings(device), *alignment_timings(device)]
 
 
@@ -144,26 +153,43 @@ def points(device: str, name: str, engine: str, dim: int) -> dict:
 
 
 def alignment_timings(device: str) -> list[Check]:
-    """Milliseconds of every alignment and of torch as one would write it; then of gradients."""
-    found, gradients = [], []
+    """Milliseconds of the alignments, of torch as one would write it, and of what no kernel can do without."""
+    found = []
     for n, length, dim in TIMED[device]:
-        sigma, gamma = (2 * dim * length) ** 0.5, (dim * length) ** 0.5
-        x = functools.partial(normal, device, n, length, dim)
-        pairs: dict[str, tuple[Callable, Callable]] = {
-            "gak": (functools.partial(vk.gak, sigma=sigma), functools.partial(peers.torch_gak, sigma=sigma)),
-            "soft_dtw": (
-                functools.partial(vk.soft_dtw, gamma=gamma),
-                functools.partial(peers.torch_soft_dtw, gamma=gamma),
-            ),
-            "dtw": (vk.dtw, peers.torch_dtw),
-        }
-        for name, (ours, theirs) in pairs.items():
-            run = functools.partial(compare, device, ours, theirs, x)
-            found.append(Check(f"time {name} N{n} L{length} D{dim}", run))
-        if length * dim <= 32 * 64:
-            run = functools.partial(compare, device, functools.partial(backward, gamma=gamma), None, x)
-            gradients.append(Check(f"time soft_dtw and gradient N{n} L{length} D{dim}", run))
-    return [*found, *gradients]
+        sigma = (2 * dim * length) ** 0.5
+        ours, theirs = functools.partial(vk.gak, sigma=sigma), functools.partial(peers.torch_gak, sigma=sigma)
+        found.append(timing(device, "gak", ours, theirs, n, length, dim))
+    for n, length, dim in OTHERS[device]:
+        gamma = (dim * length) ** 0.5
+        soft, peer = functools.partial(vk.soft_dtw, gamma=gamma), functools.partial(peers.torch_soft_dtw, gamma=gamma)
+        found.append(timing(device, "soft_dtw", soft, peer, n, length, dim))
+        found.append(timing(device, "dtw", vk.dtw, peers.torch_dtw, n, length, dim))
+        both = functools.partial(backward, gamma=gamma)
+        found.append(timing(device, "soft_dtw and gradient", both, None, n, length, dim))
+    return found
+
+
+def timing(device: str, name: str, ours: Callable, theirs: Callable | None, n: int, length: int, dim: int) -> Check:
+    """One row: ours, the peer where its tables fit, and the limit."""
+
+    def run() -> dict:
+        x = normal(device, n, length, dim)
+        peer = theirs if (n * length) ** 2 <= PEER_CELLS else None
+        seen = compare(device, ours, peer, lambda: x)
+        if device == "cuda":
+            seen["limit"] = timed(device, functools.partial(limit, x))
+            seen["of_limit"] = seen["ours"]["best_ms"] / seen["limit"]["best_ms"]
+        return seen
+
+    return Check(f"time {name} N{n} L{length} D{dim}", run)
+
+
+def limit(x: Tensor) -> None:
+    """The inner products of half the pairs of x "n length dim", and one reading of them."""
+    rows = x.flatten(0, 1)
+    step = max(1, 2**30 // len(rows))
+    for start in range(0, len(rows) // 2, step):
+        (rows[start : min(start + step, len(rows) // 2)] @ rows.T).sum()
 
 
 def point_timings(device: str) -> list[Check]:

@@ -1,26 +1,32 @@
-"""Values by KeOps or torch whose gradients are those of the torch engine, piece by piece in float64."""
+"""Values whose gradients are formed anew from the costs: by generated kernels, or by torch in float64."""
 
 import torch
 from torch import Tensor
 
-from vlws_kernels import keops, torch_engine
+from vlws_kernels import cuda, keops, torch_engine, wavefront
 from vlws_kernels.costs import held, squared_distance
 from vlws_kernels.inputs import Problem
 
+POINTS = {"keops": keops.align_points, "wavefront": wavefront.align_points}
+TABLES = {"keops": keops.align_tables, "wavefront": wavefront.align_tables, "torch": torch_engine.align_tables}
+
 
 class AlignPoints(torch.autograd.Function):
-    """KeOps over pairs of sequences; the distances are formed inside the operation."""
+    """Values of pairs of sequences by generated kernels, which form the distances themselves."""
 
     @staticmethod
-    def forward(ctx, rule: str, problem: Problem, scale: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        values = keops.align_points(rule, problem, scale)
-        ctx.rule, ctx.problem, ctx.scale = rule, problem, scale
+    def forward(ctx, engine: str, rule: str, problem: Problem, scale: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        values = POINTS[engine](rule, problem, scale)
+        ctx.engine, ctx.rule, ctx.problem, ctx.scale = engine, rule, problem, scale
+        ctx.held = rule == "dtw" or float(values.min()) > keops.least_value(problem)
         return values
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
         problem, (a, b, n, m) = ctx.problem, ctx.problem.shape
+        if ctx.held and (found := _by_kernels(ctx.engine, ctx.rule, problem, ctx.scale, grad)):
+            return None, None, None, None, *found
         x, y = problem.x.detach(), problem.y.detach()
         grad_x, grad_y = torch.zeros_like(x), torch.zeros_like(y, dtype=torch.float64)
         scale = ctx.scale.expand(a, b)
@@ -41,22 +47,31 @@ class AlignPoints(torch.autograd.Function):
             into_x, into_y = torch.autograd.grad(table, (part, other), slope)
             grad_x[rows] += into_x
             grad_y += into_y
-        return None, None, None, grad_x, grad_y.to(y.dtype)
+        return None, None, None, None, grad_x, grad_y.to(y.dtype)
+
+
+def _by_kernels(engine: str, rule: str, problem: Problem, scale: Tensor, grad: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The gradients of x and y by generated kernels; None where there is none for them."""
+    if engine == "wavefront" or (grad.is_cuda and cuda.missing() is None):
+        return wavefront.point_gradients(rule, problem, scale, grad)
+    return None if grad.is_cuda else keops.point_gradients(rule, problem, scale, grad)
 
 
 class AlignTables(torch.autograd.Function):
-    """Values "p" of given cost tables "p n m", by KeOps or by plain torch; differentiable in the tables."""
+    """Values "p" of given cost tables "p n m" by any engine; differentiable in the tables."""
 
     @staticmethod
     def forward(ctx, rule: str, engine: str, d: Tensor, len_x: Tensor, len_y: Tensor, scale: Tensor) -> Tensor:
-        ctx.rule = rule
+        ctx.rule, ctx.engine = rule, engine
         ctx.save_for_backward(d, len_x, len_y, scale)
-        align = keops.align_tables if engine == "keops" else torch_engine.align_tables
-        return align(rule, d, len_x, len_y, scale)
+        return TABLES[engine](rule, d, len_x, len_y, scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
         d, len_x, len_y, scale = ctx.saved_tensors
-        slope = torch_engine.cost_gradient(ctx.rule, d.double(), len_x, len_y, scale) * grad[:, None, None]
+        if ctx.engine == "wavefront":
+            slope = wavefront.cost_gradient(ctx.rule, d, len_x, len_y, scale, grad)
+        else:
+            slope = torch_engine.cost_gradient(ctx.rule, d.double(), len_x, len_y, scale) * grad[:, None, None]
         return None, None, slope.to(d.dtype), None, None, None

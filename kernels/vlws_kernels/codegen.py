@@ -4,14 +4,7 @@
 that the recursion, serial within a pair, is vectorised across pairs. On a GPU a lane is a thread and `lanes` is 1; the
 generated code is then plain scalar C.
 
-    rule   cell (i, j) of the table                                  written for each pair
-    gak    M = k (M[i-1,j] + M[i,j-1] + M[i-1,j-1]), k = s/(2-s)      log2 M[n,m] as mantissa and exponent
-    soft   the same with k = s, s = 2^-(p d): soft-DTW is -log M      the same
-    dtw    R = d + min(R[i-1,j], R[i,j-1], R[i-1,j-1])                R[n,m]
-
-The sums run in the linear domain. Each value is a pair (mantissa, exponent) of floats, rescaled cell by cell, so that
-nothing overflows or vanishes whatever the costs: one exponential a cell (an explicit polynomial), none in the
-recursion, and no logarithm at all. The log domain would need two exponentials and a logarithm for each cell.
+For each pair is written log2 M[n,m] as mantissa and exponent, or R[n,m] of dtw; `cells.py` has the recursions.
 
 Costs of many dimensions are inner products, 4 x 4 cells at a time in registers, and differences where those cancel.
 
@@ -20,32 +13,16 @@ own `i` captures it, so every argument is bound to a fresh pointer before anythi
 fresh.
 """
 
-import functools
 from collections.abc import Callable
 
-import numpy as np
-
-from vlws_kernels.lanes import Lanes, fresh, larger, several, smaller
+from vlws_kernels.cells import Cells, largest_cost
+from vlws_kernels.lanes import Lanes, fresh, larger, several
 from vlws_kernels.shapes import is_wide
 
 STRIP = 4  # rows of the table that advance together
 COLUMNS = 4
 NEAR = 0.25  # a cost below this share of |x|^2 + |y|^2 is formed from the differences
 INDEX = 2**20  # an index that a float32 cannot hold comes as two numbers: index // INDEX and index % INDEX
-
-
-@functools.cache
-def exp2_polynomial(degree: int) -> list[float]:
-    """Coefficients, lowest first, of the Chebyshev interpolant of 2^f on [-1/2, 1/2]."""
-    interpolant = np.polynomial.Chebyshev.interpolate(np.exp2, degree, domain=[-0.5, 0.5])
-    return [float(c) for c in interpolant.convert(kind=np.polynomial.Polynomial).coef]
-
-
-def largest_cost(dtype: str, n: int, m: int) -> float:
-    """The largest p d of a cell that the integer exponents hold along a whole path; larger ones are cut to it."""
-    if dtype == "double":
-        return float(2**50)
-    return float(min(2**22, 2**29 // (n + m)))
 
 
 def align_code(
@@ -64,7 +41,7 @@ def align_code(
     return AlignWriter(dtype, rule, cost, paired, n, m, dim, lanes).code(out, args)
 
 
-class AlignWriter:
+class AlignWriter(Cells):
     """Writes the code of one form of `ops.Align`; the parts share their C names, which are attributes here."""
 
     def __init__(self, dtype: str, rule: str, cost: str, paired: bool, n: int, m: int, dim: int, lanes: int) -> None:
@@ -85,6 +62,7 @@ class AlignWriter:
         self.scale = fresh("p")
         self.block, self.far = fresh("block"), fresh("far")
         self.column = fresh("c") if self.wide else self.j
+        self.most = self.c.const(largest_cost(dtype, n, m))
 
     def code(self, out: str, args: tuple[str, ...]) -> str:
         """The whole block: arguments `args` (expressions) to results at `out` (an expression)."""
@@ -123,12 +101,6 @@ class AlignWriter:
         of_y = f"(int){self.ly}[{self.w}]"
         code = f"int {rows} = 1, {cols} = 1;\n{self.lane_loop()} {rows} = {of_x} > {rows} ? {of_x} : {rows};\n"
         return code + f"{self.lane_loop()} {cols} = {of_y} > {cols} ? {of_y} : {cols};\n"
-
-    def start(self) -> tuple[str, str, str, str]:
-        """Nothing and the start, as values and as exponents: one (a cost of 0) before the first cell."""
-        c, single = self.c, self.c.dtype == "float"
-        zero, one = (c.const(1), c.const(1)) if self.linear else (c.const(1e37 if single else 1e300), c.const(0))
-        return zero, one, c.whole(-(1 << 30) if single else -(1 << 60)), c.whole(0)
 
     def border(self) -> str:
         """Declare the row of the table: nothing stands above the first one."""
@@ -169,10 +141,14 @@ class AlignWriter:
             code += f"{c.B} {self.up_e} = {self.E}[{column}], {self.diag_e} = {corner}e;\n{corner}e = {self.up_e};\n"
         keep = f"{self.M}[{column}] = {self.up};" + (f" {self.E}[{column}] = {self.up_e};" if self.linear else "")
         for r in range(self.strip):
-            code += f"{{\n{self.linear_cell(r) if self.linear else self.hard_cell(r)}}}\n"
+            code += f"{{\n{self.linear_cell(r) if self.linear else self.hard_cell(r)}{self.kept(r)}}}\n"
             if r < self.strip - 1:  # the last row of x is kept, though it may be within a strip
                 code += f"if ({self.i} + {r + 1} == {self.rows}) {{ {keep} continue; }}\n"
         return code + keep + "\n}\n"
+
+    def kept(self, r: int) -> str:
+        """What is done with the cell of a strip's row r, beyond the table's running row."""
+        return ""
 
     def local_costs(self) -> str:
         """The costs between x_i, ..., x_(i+strip-1) and the lanes' y_j; y_j is loaded once for all of them."""
@@ -232,56 +208,6 @@ class AlignWriter:
                 code += f"{sums[r, column]} = {sums[r, column]} + {add(term, name)};\n"
             code += "}\n"
         return code + "}\n"
-
-    def hard_cell(self, r: int) -> str:
-        """Cell (i+r, j): `up` and `diag` hold its neighbours in the row before, left[r] the one in its own."""
-        best, left, diag, up = fresh("r"), self.left[r], self.diag, self.up
-        code = f"{self.c.V} {best} = {smaller(up, left)};\n{best} = {smaller(best, diag)};\n"
-        return code + f"{diag} = {left};\n{left} = {best} + {self.costs[r]};\n{up} = {left};\n"
-
-    def linear_cell(self, r: int) -> str:
-        """The same for sums: the local kernel, the neighbours added and multiplied by it, the result taken apart."""
-        c, left, left_e = self.c, self.left[r], self.left_e[r]
-        up, up_e, diag, diag_e = self.up, self.up_e, self.diag, self.diag_e
-        # Adding 1.5 2^23 (2^52) rounds to the nearest integer and leaves it in the low bits.
-        magic_bits = int(c.real(1.5 * 2.0**c.mantissa_bits).view(f"i{c.size}"))
-        code, g, near = self.local_kernel(r, magic_bits)
-        # The three neighbours, brought to the largest exponent and added.
-        e, base, total, raw = (fresh(name) for name in ("e", "e", "m", "b"))
-        code += f"{c.B} {e} = {larger(up_e, left_e)};\n{e} = {larger(e, diag_e)};\n"
-        code += f"{c.B} {base} = {e} - {c.whole(c.bias)};\n"
-        of_up, of_left, of_diag = several("s", 3)
-        for name, exponent in ((of_up, up_e), (of_diag, diag_e), (of_left, left_e)):
-            code += c.power_of_two(name, f"{exponent} - {base}")
-        code += f"{c.V} {total} = {up} * {of_up} + {diag} * {of_diag} + {left} * {of_left};\n"
-        code += f"{total} = {total} * {g};\n{diag} = {left};\n{diag_e} = {left_e};\n"
-        # Back to a mantissa in [1, 2) and an exponent.
-        code += c.bits(raw, total)
-        code += f"{left_e} = ({base} + {c.whole(magic_bits)} - {near}) + ({raw} >> {c.mantissa_bits});\n"
-        ones = c.whole(int(c.real(1).view(f"i{c.size}")))
-        mantissa = fresh("m")
-        code += c.from_bits(mantissa, f"({raw} & {c.whole((1 << c.mantissa_bits) - 1)}) | {ones}")
-        return code + f"{left} = {mantissa};\n{up} = {left};\n{up_e} = {left_e};\n"
-
-    def local_kernel(self, r: int, magic_bits: int) -> tuple[str, str, str]:
-        """Code of the local kernel of a cell, and the names of its factor g and of n + magic: it is g 2^-n.
-
-        2^-t = 2^-round(t) 2^f, the second by a polynomial.
-        """
-        c = self.c
-        t, rounded, near, f, g, s = (fresh(name) for name in ("t", "r", "k", "f", "g", "s"))
-        magic = c.const(c.real(1.5 * 2.0**c.mantissa_bits))
-        code = f"{c.V} {t} = {self.costs[r]} * {self.scale};\n"
-        code += f"{t} = {smaller(t, c.const(largest_cost(c.dtype, self.n, self.m)))};\n"
-        code += f"{c.V} {rounded} = {t} + {magic};\n{c.V} {f} = ({rounded} - {magic}) - {t};\n"
-        code += c.bits(near, rounded)
-        top, *rest = reversed(exp2_polynomial(6 if c.dtype == "float" else 12))
-        code += f"{c.V} {g} = {c.const(top)};\n"
-        code += "".join(f"{g} = {g} * {f} + {c.const(coefficient)};\n" for coefficient in rest)
-        if self.rule == "gak":  # k = s / (2 - s); its exponent is that of s
-            code += c.power_of_two(s, f"{c.whole(c.bias + magic_bits)} - {near}")
-            code += f"{g} = {g} / ({c.const(2)} - {g} * {s});\n"
-        return code, g, near
 
     def results(self) -> str:
         """The lanes whose x ends here find their value where their y ends; closes the loop over strips."""

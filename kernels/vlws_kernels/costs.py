@@ -5,12 +5,22 @@ from torch import Tensor
 
 from vlws_kernels.public import public
 
-CHUNK = 2**22  # cells of a table held at once, where tables are held
+CHUNK = 2**22  # cells of a table held at once on a CPU, where tables are held
+NUMBER = 8  # bytes of the largest number of a cell
+INDEX = 2**31  # cells of one tensor on a GPU: some of torch's kernels count them in 32 bits
 
 
-def held(size: int, share: float = 1) -> int:
-    """How many tables of `size` cells (or rows of tables) are held at once: at least one, or `share` of CHUNK cells."""
-    return max(1, int(share * CHUNK) // size)
+def held(size: int, share: float = 1, device: torch.device | None = None) -> int:
+    """How many tables of `size` cells (or rows of tables) are held at once: at least one, or `share` of the room.
+
+    The room is CHUNK cells on a CPU; on a GPU half of its free memory, which must hold one.
+    """
+    room = CHUNK
+    if device is not None and device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        room = min(free // 2 // NUMBER, INDEX)
+    return max(1, int(share * room) // size)
 
 
 @public

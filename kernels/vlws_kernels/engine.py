@@ -1,7 +1,8 @@
 """Which engine computes, and KeOps set up so that it is quiet, quick and safe to use from several processes.
 
-Three engines: `keops` (C++ or CUDA generated from the formulas of `vlws_kernels.ops`), `torch` (plain tensor code, for
-machines without a compiler) and `reference` (dense float64, for tests). KeOps is imported on first use only.
+Three engines: `keops` (C++ or CUDA generated from the formulas of `vlws_kernels.ops`; on a GPU also the wavefront, from
+the same generator), `torch` (plain tensor code, for machines without a compiler) and `reference` (dense float64, for
+tests). KeOps is imported on first use only.
 """
 
 import contextlib
@@ -18,8 +19,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from vlws_kernels import cuda
 from vlws_kernels.folder import CompileError, cache_folder, locked
-from vlws_kernels.shapes import launch_refusal, local_limit
+from vlws_kernels.shapes import is_short, launch_refusal, local_limit
 
 ENGINES = ("keops", "torch", "reference")
 
@@ -49,9 +51,9 @@ def choose(engine: str | None, *tensors: torch.Tensor) -> str:
     if engine is None and _given_up:
         return "torch"
     if tensors and tensors[0].is_cuda:
-        if _keops().cuda_config.get_use_cuda():
+        if cuda.missing() is None or keops_has_cuda():
             return "keops"
-        missing = "KeOps finds no CUDA toolkit (libcuda, libnvrtc and libcudart)"
+        missing = f"{cuda.missing()}, and KeOps finds no CUDA toolkit (libcuda, libnvrtc and libcudart)"
     elif compiler() is not None:
         return "keops"
     else:
@@ -63,17 +65,27 @@ def choose(engine: str | None, *tensors: torch.Tensor) -> str:
 
 
 def launchable(engine: str, rule: str, cost: str, n: int, m: int, x: torch.Tensor) -> str:
-    """`engine`, or `torch` with one warning where KeOps would die of, or refuse, this alignment on the device of `x`.
+    """`engine`; on a GPU, for `keops`, what does it best: KeOps's own kernel for short sequences, else `wavefront`.
 
-    `cost` is "points" or "table", `n` and `m` are lengths; see `shapes.launch_refusal`.
+    `cost` is "points" or "table", `n` and `m` are lengths. Where the wavefront cannot run, KeOps does what it would not
+    die of (`shapes.launch_refusal`), and `torch` the rest, with one warning.
     """
     if engine != "keops" or x.device.type != "cuda":
         return engine
+    missing = cuda.missing()
+    if missing is None and not (keops_has_cuda() and is_short(cost, n, m, x.shape[-1])):
+        return "wavefront"
     refusal = launch_refusal(rule, cost, n, m, x.shape[-1], x.element_size(), local_memory(x.device))
     if refusal is None:
         return engine
-    warn_once(f"vlws_kernels: on the GPU {refusal}, so the slower 'torch' engine is used.")
+    warn_once(f"vlws_kernels: on the GPU {refusal}, and {missing}, so the slower 'torch' engine is used.")
     return "torch"
+
+
+@functools.cache
+def keops_has_cuda() -> bool:
+    """Whether KeOps finds all that it needs of CUDA."""
+    return bool(_keops().cuda_config.get_use_cuda())
 
 
 @functools.cache

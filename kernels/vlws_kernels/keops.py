@@ -9,11 +9,12 @@ from torch import Tensor
 
 from vlws_kernels import engine as engines
 from vlws_kernels import torch_engine
-from vlws_kernels.costs import held, squared_distance
+from vlws_kernels.costs import CHUNK, held, squared_distance
 from vlws_kernels.inputs import Problem
 from vlws_kernels.shapes import bucket_dim, bucket_length, is_wide
 
 LOG2E = math.log2(math.e)
+STACK_BYTES = 2**20  # of what one block results in: KeOps holds it twice on the stack of a thread
 
 
 def _lanes(x: Tensor) -> int:
@@ -74,14 +75,31 @@ def align_points(rule: str, problem: Problem, scale: Tensor) -> Tensor:
 
     One KeOps call over all blocks of `lanes` sequences y and all x (or those not after the block, if y is x).
     """
+    a, b, n, m = problem.shape
+    lanes = _lanes(problem.x)
+    sizes = bucket_length(n), bucket_length(m), bucket_dim(problem.x.shape[-1])
+    power = (scale * LOG2E).to(problem.dtype)
+    sides, order, x_order = _in_order(problem)
+    if power.numel() > 1:
+        power = _in_blocks(power.expand(a, b), order, x_order, lanes)
+    rows, columns = _both_sides(*sides, lanes, sizes)
+    launch = _launch_batch if problem.x.is_cuda else _launch_tasks
+    values = launch(rule, problem, rows, columns, power, sizes)
+    if order is not None:
+        back = order.argsort()
+        values = values[:, back] if x_order is None else values[back][:, back]
+    if rule == "soft":
+        values = recompute_overflow(values, problem, scale)
+    return values
+
+
+def _in_order(problem: Problem) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor | None, Tensor | None]:
+    """x, len_x, y, len_y with sequences y of like length beside each other, and the orders of y and of x (None: as is).
+
+    Sequences of like length share a block.
+    """
     x, len_x, len_y = problem.x.detach(), problem.len_x, problem.len_y
     y = x if problem.y is problem.x else problem.y.detach()
-    a, b, n, m = problem.shape
-    lanes = _lanes(x)
-    sizes = bucket_length(n), bucket_length(m), bucket_dim(x.shape[-1])
-    power = (scale * LOG2E).to(x.dtype)
-
-    # Sequences of like length share a block.
     ragged = not problem.full and (len_y.min() != len_y.max() or len_x.min() != len_x.max())
     order = len_y.argsort() if ragged else None
     x_order = order if problem.symmetric else None
@@ -89,22 +107,86 @@ def align_points(rule: str, problem: Problem, scale: Tensor) -> Tensor:
         x, len_x = x[x_order], len_x[x_order]
     if order is not None:
         y, len_y = (x, len_x) if x_order is not None else (y[order], len_y[order])
-    if power.numel() > 1:
-        power = power.expand(a, b)
-        power = power if x_order is None else power[x_order]
-        power = power if order is None else power[:, order]
-        blocks = -(-b // lanes)
-        power = _pad(power, blocks * lanes).view(a, blocks, lanes).transpose(0, 1).contiguous()
+    return (x, len_x, y, len_y), order, x_order
 
-    rows, columns = _both_sides(x, len_x, y, len_y, lanes, sizes)
-    launch = _launch_batch if x.is_cuda else _launch_tasks
-    values = launch(rule, problem, rows, columns, power, sizes)
-    if order is not None:
-        back = order.argsort()
-        values = values[:, back] if x_order is None else values[back][:, back]
-    if rule == "soft":
-        values = recompute_overflow(values, problem, scale, *sizes[:2])
-    return values
+
+def _in_blocks(values: Tensor, order: Tensor | None, x_order: Tensor | None, lanes: int) -> Tensor:
+    """Numbers of the pairs "a b", put in order, as "block a lane"; the last block is filled up with zeros."""
+    a, b = values.shape
+    values = values if x_order is None else values[x_order]
+    values = values if order is None else values[:, order]
+    blocks = -(-b // lanes)
+    return _pad(values, blocks * lanes).view(a, blocks, lanes).transpose(0, 1).contiguous()
+
+
+def point_gradients(rule: str, problem: Problem, scale: Tensor, grad: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The gradients of x "a n dim" and y "b m dim" on a CPU, where that of the values is `grad` "a b".
+
+    None where the tables of a block are larger than a thread's stack takes. Blocks are done in the order of y.
+    """
+    x, y, (a, b, n, m) = problem.x, problem.y, problem.shape
+    lanes, dim = _lanes(x), x.shape[-1]
+    n_pad, m_pad, dim_pad = sizes = bucket_length(n), bucket_length(m), bucket_dim(dim)
+    wide, ops = is_wide("indexed", dim_pad), engines.operations()
+    size = ops.slopes_size(*sizes, lanes, wide)
+    if size * x.element_size() > STACK_BYTES or (problem.symmetric and y is not x):
+        return None
+    sides, order, x_order = _in_order(problem)
+    rows, columns = _both_sides(*sides, lanes, sizes)
+    grad = grad.double() if rule == "dtw" else grad.double() * scale
+    if problem.symmetric:  # a pair below the diagonal has the value of its mirror image
+        place = torch.arange(a) if order is None else order.argsort()
+        upper = place[:, None] <= place
+        grad = torch.where(upper, grad + grad.T, 0)
+        grad.diagonal().div_(2)
+    weight = _in_blocks(grad.to(x.dtype) * (1 if wide else 2), order, x_order, lanes)
+    power = _in_blocks((scale * LOG2E).to(x.dtype).expand(a, b), order, x_order, lanes)
+    variables = {f"{side}x": values for side, values in rows.items()}
+    variables |= {f"{side}y": values for side, values in columns.items()}
+    variables |= {"scale": power.view(-1, lanes), "weight": weight.view(-1, lanes)}
+
+    grad_x = x.new_zeros(a, n_pad, dim_pad)
+    grad_y = x.new_zeros(weight.shape[0] * lanes, m_pad, dim_pad)
+    blocks = torch.arange(weight.shape[0])
+    for some in blocks.split(max(1, CHUNK // (a * size))):
+        tasks, counts = _block_tasks(some, a, lanes, problem.symmetric, x.dtype)
+        out = _slopes(rule, variables | {"task": tasks}, sizes, lanes)
+        for block, part in zip(some.tolist(), out.split(counts), strict=True):
+            of_x, of_y = grad_x[: len(part)], grad_y[block * lanes : (block + 1) * lanes]
+            if not wide:
+                of_x += part[:, : n_pad * dim_pad].view_as(of_x)
+                of_y += part[:, n_pad * dim_pad :].sum(0).view(m_pad, dim_pad, lanes).movedim(2, 0)
+                continue
+            slopes = part.view(len(part) * n_pad, m_pad * lanes)
+            left = rows["shifted_"].view(a, n_pad, dim_pad)[: len(part)].flatten(0, 1)
+            right = columns["shifted_"][block].view(m_pad, dim_pad, lanes).transpose(1, 2).flatten(0, 1)
+            of_x += (2 * (left * slopes.sum(1)[:, None] - slopes @ right)).view_as(of_x)
+            into_y = 2 * (right * slopes.sum(0)[:, None] - slopes.T @ left)
+            of_y += into_y.view(m_pad, lanes, dim_pad).transpose(0, 1)
+    if x_order is not None:
+        grad_x = grad_x[x_order.argsort()]
+    grad_y = grad_y[:b] if order is None else grad_y[:b][order.argsort()]
+    return grad_x[:, :n, :dim], grad_y[:, :m, :dim]
+
+
+def _block_tasks(blocks: Tensor, a: int, lanes: int, symmetric: bool, dtype: torch.dtype) -> tuple[Tensor, list[int]]:
+    """`task` "4" of some blocks, one after the other, and how many rows of x each has."""
+    counts = [min(a, (block + 1) * lanes) if symmetric else a for block in blocks.tolist()]
+    block = blocks.repeat_interleave(torch.tensor(counts))
+    row = torch.cat([torch.arange(count) for count in counts])
+    place, index = block * a + row, engines.operations().INDEX
+    return torch.stack([row, block, place // index, place % index], 1).to(dtype), counts
+
+
+def _slopes(rule: str, variables: dict[str, Tensor], sizes: tuple[int, int, int], lanes: int) -> Tensor:
+    """One call of `ops.AlignSlopes` with its variables by name."""
+    ops = engines.operations()
+    names = ops.slope_names(rule, sizes[2])
+    args = [variables[name] for name in names]
+    aliases = [
+        f"{name}={'Vi' if name == 'task' else 'Pm'}({arg.shape[-1]})" for name, arg in zip(names, args, strict=True)
+    ]
+    return engines.reduce(ops.slope_formula(rule, *sizes, lanes), aliases, *args)
 
 
 def _both_sides(
@@ -246,10 +328,16 @@ def _read(rule: str, out: Tensor, lanes: int) -> Tensor:
     return torch.add(out[..., :lanes].log(), out[..., lanes:].double(), alpha=math.log(2))
 
 
-def recompute_overflow(values: Tensor, problem: Problem, scale: Tensor, n: int, m: int) -> Tensor:
-    """Pairs whose costs left the operation's range (beyond millions of gamma) are done in the log domain instead."""
+def least_value(problem: Problem) -> float:
+    """log K of the pairs from which on the exponents of a cell cannot hold the costs (beyond millions of gamma)."""
     dtype = "float" if problem.dtype == torch.float32 else "double"
-    least = -engines.operations().largest_cost(dtype, n, m) / LOG2E
+    n, m = (bucket_length(length) for length in problem.shape[2:])
+    return -engines.operations().largest_cost(dtype, n, m) / LOG2E
+
+
+def recompute_overflow(values: Tensor, problem: Problem, scale: Tensor) -> Tensor:
+    """Pairs whose costs left the operation's range are done in the log domain instead."""
+    least = least_value(problem)
     if float(values.min()) > least:
         return values
     rows, columns = (values <= least).nonzero(as_tuple=True)

@@ -1,5 +1,8 @@
 """The vocabulary of generated C: fresh names, and types, constants and bit casts for one lane or many."""
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 from keopscore.utils.code_gen_utils import new_c_varname
 
@@ -7,6 +10,18 @@ from keopscore.utils.code_gen_utils import new_c_varname
 def fresh(name: str) -> str:
     """A C name that nothing else has."""
     return new_c_varname(f"vk_{name}")
+
+
+@contextlib.contextmanager
+def own_names() -> Iterator[None]:
+    """Within, fresh names are counted from the start, so that the same code has the same names."""
+    saved = dict(new_c_varname.dict_instances)
+    new_c_varname.dict_instances.clear()
+    try:
+        yield
+    finally:
+        new_c_varname.dict_instances.clear()
+        new_c_varname.dict_instances.update(saved)
 
 
 def several(name: str, count: int) -> list[str]:

@@ -13,6 +13,7 @@ from vlws_kernels.public import public
 
 SMALL = 2**18  # numbers of the points and scores of one k-means step: less is done on one thread
 FOLD = 16  # lines that a row of the matrix is folded into where its least numbers are sought
+LEAST_ROWS = 256  # of a tile, where there are as many: fewer are slow to multiply
 SPARE = 4  # candidates beyond k that are compared exactly, since |x|^2 + |y|^2 - 2xy cancels
 
 
@@ -111,27 +112,42 @@ def _distances(x: Tensor, y: Tensor, indices: Tensor) -> Tensor:
 
 def plus_plus_start(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """The centres "k dim" of k-means++: each further point is drawn by its squared distance to the nearest so far."""
-    first = int(torch.randint(len(x), (1,), generator=generator))
+    chosen = torch.randint(len(x), (1,), generator=generator).to(x.device).repeat(k)
     draws = torch.rand(k, generator=generator, dtype=torch.float64).to(x.device)
-    chosen, closest, held = [first], torch.full_like(x[:, 0], torch.inf), torch.empty_like(x)
-    for draw in draws[1:]:
-        away = torch.linalg.vector_norm(torch.sub(x, x[chosen[-1]], out=held), dim=1)
+    alike = torch.arange(1, len(x) + 1, device=x.device, dtype=torch.float64)  # where fewer points than k are distinct
+    closest, held = torch.full_like(x[:, 0], torch.inf), torch.empty_like(x)
+    for step in range(1, k):  # without waiting for a GPU
+        away = torch.linalg.vector_norm(torch.sub(x, x[chosen[step - 1 : step]], out=held), dim=1)
         closest = torch.minimum(closest, away.square_())
         total = closest.cumsum(0, dtype=torch.float64)
-        if not float(total[-1]) > 0:  # fewer distinct points than k
-            total = torch.arange(1, len(x) + 1, device=x.device, dtype=torch.float64)
-        chosen.append(min(int(torch.searchsorted(total, draw * total[-1], right=True)), len(x) - 1))
+        total = torch.where(total[-1] > 0, total, alike)
+        place = torch.searchsorted(total, draws[step : step + 1] * total[-1], right=True)
+        chosen[step : step + 1] = place.clamp_max_(len(x) - 1)
     return x[chosen]
 
 
 def _nearest_torch(x: Tensor, y: Tensor, k: int) -> Tensor:
+    """Indices "n k" by tiles of the matrix of |y|^2 / 2 - x.y; of many y the least are kept from tile to tile."""
     half = 0.5 * y.square().sum(1)
-    step = max(1, tiles.TILE // len(y))
+    room = tiles.TILE * (64 if x.is_cuda else 1)
+    step = max(1, min(len(x), room // min(len(y), max(1, room // LEAST_ROWS))))
     nearest = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
-    held = x.new_empty(min(step, len(x)), len(y))
+    columns = max(k, room // step)
+    held = x.new_empty(step * min(columns, len(y)))
     for part, out in tiles.rows(step, x, nearest):
-        score = torch.addmm(half, part, y.T, alpha=-1, out=held[: len(part)])
-        out.copy_(score.argmin(1, keepdim=True) if k == 1 else least_indices(score, k))
+        best = held[:0]
+        for start in range(0, len(y), columns):
+            some, norms = y[start : start + columns], half[start : start + columns]
+            score = held[: len(part) * len(some)].view(len(part), len(some))
+            torch.addmm(norms, part, some.T, alpha=-1, out=score)
+            index = score.argmin(1, keepdim=True) if k == 1 else least_indices(score, min(k, len(some)))
+            least = score.gather(1, index)
+            if start:
+                least, index = torch.cat([best, least], 1), torch.cat([out, index + start], 1)
+                kept = least.topk(k, largest=False).indices
+                least, index = least.gather(1, kept), index.gather(1, kept)
+            out.copy_(index)
+            best = least
     return nearest
 
 

@@ -8,12 +8,26 @@ import functools
 import hashlib
 
 from keopscore.formulas.Operation import Operation
-from keopscore.utils.code_gen_utils import c_array, new_c_varname
+from keopscore.utils.code_gen_utils import c_array
 
-from vlws_kernels.codegen import INDEX, align_code, largest_cost
+from vlws_kernels.cells import largest_cost
+from vlws_kernels.codegen import INDEX, align_code
+from vlws_kernels.lanes import own_names
 from vlws_kernels.shapes import is_wide
+from vlws_kernels.slope_code import slope_code, slopes_size
 
-__all__ = ["INDEX", "OPERATIONS", "Align", "align_code", "align_formula", "align_names", "largest_cost"]
+__all__ = [
+    "INDEX",
+    "OPERATIONS",
+    "Align",
+    "align_code",
+    "align_formula",
+    "align_names",
+    "largest_cost",
+    "slope_formula",
+    "slope_names",
+    "slopes_size",
+]
 
 RULES = ("gak", "soft", "dtw")
 COSTS = ("points", "table", "indexed")
@@ -57,6 +71,39 @@ class Align(Operation):
         return align_code(out.dtype, *self.spec, out.id, tuple(arg.id for arg in args))
 
 
+def slope_names(rule: str, dim: int) -> tuple[str, ...]:
+    """The variables of the slopes, in the formula's order."""
+    return (*align_names(rule, "indexed", dim), "weight")
+
+
+class AlignSlopes(Operation):
+    """AlignSlopes(x, y, ..., task, weight | rule, n, m, dim, lanes, code): what the gradient of `Align` is made of.
+
+    Variables as of `Align` with cost "indexed", with a scale for each pair; weight "lanes" has the place of the scale.
+    Output: see `slope_code`.
+    """
+
+    string_id = "AlignSlopes"
+
+    def __init__(self, *args):
+        count = len(args) - 6
+        super().__init__(*args[:count], params=args[count:])
+        rule, n, m, dim, lanes, _ = self.params
+        self.spec = (RULES[rule], "indexed", False, n, m, dim, lanes)
+        self.dim = slopes_size(n, m, dim, lanes, is_wide("indexed", dim))
+
+    def Op(self, out: c_array, table: list, *args: c_array) -> str:
+        return slope_code(out.dtype, *self.spec, out.id, tuple(arg.id for arg in args))
+
+
+@functools.cache
+def slope_formula(rule: str, n: int, m: int, dim: int, lanes: int) -> str:
+    """The KeOps formula of an `AlignSlopes`, its generated code's hash among its parameters."""
+    names = slope_names(rule, dim)
+    code = code_hash(slope_code, (rule, "indexed", False, n, m, dim, lanes), names)
+    return f"AlignSlopes({','.join(names)},{','.join(map(str, (RULES.index(rule), n, m, dim, lanes, code)))})"
+
+
 @functools.cache
 def align_formula(rule: str, cost: str, paired: bool, n: int, m: int, dim: int, lanes: int) -> str:
     """The KeOps formula of an `Align`, its generated code's hash among its parameters."""
@@ -68,14 +115,9 @@ def align_formula(rule: str, cost: str, paired: bool, n: int, m: int, dim: int, 
 
 def code_hash(generator, spec: tuple, names: tuple[str, ...]) -> int:
     """A hash of the code that `generator` writes; the counters in fresh names are taken out of it."""
-    saved = dict(new_c_varname.dict_instances)
-    new_c_varname.dict_instances.clear()
-    try:
+    with own_names():
         code = "".join(generator(dtype, *spec, "out", names) for dtype in ("float", "double"))
-    finally:
-        new_c_varname.dict_instances.clear()
-        new_c_varname.dict_instances.update(saved)
     return int(hashlib.sha256(code.encode()).hexdigest()[:12], 16)
 
 
-OPERATIONS = (Align,)
+OPERATIONS = (Align, AlignSlopes)

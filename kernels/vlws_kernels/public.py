@@ -18,7 +18,8 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
     """Make a function of the package: in the precision of its inputs, also inside `torch.autocast`, and its gradient.
 
     Autocast would form products in bfloat16: distances of near points, taken as a difference of such products, would
-    be noise. Where KeOps was chosen (`engine=None`) and cannot compile, torch computes, with one warning.
+    be noise. Where KeOps was chosen (`engine=None`) and cannot compile, torch computes, with one warning. Inside the
+    capture of a CUDA graph it raises RuntimeError.
     """
 
     @functools.wraps(function)
@@ -37,6 +38,11 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
 def _in_own_precision(function: Callable, args: tuple, kwargs: dict):
     leaves, shape = pytree.tree_flatten((args, kwargs))
     device = next((leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)), "cpu")
+    if device == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{function.__name__} was called while a CUDA graph is captured; it looks at the numbers and lengths that "
+            "it is given, which a graph cannot hold: call it outside."
+        )
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return function(*args, **kwargs)
     wanted = torch.is_grad_enabled() and any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves)

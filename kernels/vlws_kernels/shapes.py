@@ -7,6 +7,7 @@ On CUDA, KeOps keeps all variables of x_i and the table's rows in the local memo
 
 import math
 
+SHORT = 16  # to this length and dim, one thread of a GPU does a pair
 WIDE = 32  # from this dim on, costs are formed as inner products
 SHARED_BYTES = 48 * 1024  # shared memory of a block without opting in to more: what KeOps asks for
 LOCAL_BYTES = 512 * 1024  # local memory of a thread, compute capability 5.0 to 12.x (CUDA C++ Programming Guide)
@@ -20,6 +21,11 @@ def bucket_length(length: int) -> int:
 def bucket_dim(dim: int) -> int:
     """2, 4, 8, 16, 32, 48, ..."""
     return max(2, 1 << (dim - 1).bit_length()) if dim <= 16 else -(-dim // 16) * 16
+
+
+def is_short(cost: str, n: int, m: int, dim: int) -> bool:
+    """Whether a GPU's thread does a pair alone, by KeOps: its table and its sequences are small."""
+    return max(n, m) <= SHORT and (cost == "table" or dim <= SHORT)
 
 
 def is_wide(cost: str, dim: int) -> bool:

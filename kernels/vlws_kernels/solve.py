@@ -5,23 +5,25 @@ from torch import Tensor
 
 from vlws_kernels import engine as engines
 from vlws_kernels import keops, reference
-from vlws_kernels.autograd import AlignPoints, AlignTables
+from vlws_kernels.autograd import POINTS, AlignPoints, AlignTables
 from vlws_kernels.costs import held, squared_distance, triple_distance
 from vlws_kernels.inputs import Problem
+
+TABLES = 8  # tables of the size of the costs that a GPU holds beside them, with a gradient
 
 
 def solve(problem: Problem, engine: str, rule: str, scale: Tensor) -> Tensor:
     """log K (natural, float64) "a b" of the linear rules with scale 1/(2 sigma^2) or 1/gamma; costs of dtw."""
     a, b, n, m = problem.shape
     engine = engines.launchable(engine, rule, "points" if problem.on_points else "table", n, m, problem.x)
-    if engine == "keops" and problem.on_points:
+    if engine in POINTS and problem.on_points:
         if torch.is_grad_enabled() and (problem.x.requires_grad or problem.y.requires_grad):
-            return AlignPoints.apply(rule, problem, scale, problem.x, problem.y)
-        return keops.align_points(rule, problem, scale)
+            return AlignPoints.apply(engine, rule, problem, scale, problem.x, problem.y)
+        return POINTS[engine](rule, problem, scale)
     if engine == "reference":
         d = cost_tables(problem, engine, slice(None)).double()
         return reference.align(rule, d, problem.len_x, problem.len_y, scale.expand(a, b))
-    step = held(b * n * m)
+    step = held(b * n * m, 1 / TABLES, problem.device) if problem.x.is_cuda else held(b * n * m)
     parts = []
     for start in range(0, a, step):
         rows = slice(start, min(start + step, a))
@@ -39,11 +41,11 @@ def solve(problem: Problem, engine: str, rule: str, scale: Tensor) -> Tensor:
 
 
 def cost_tables(problem: Problem, engine: str, rows: slice) -> Tensor:
-    """The local costs "rows b n m" of some rows, differentiable; in float64 but for KeOps."""
+    """The local costs "rows b n m" of some rows, differentiable; in float64 but for the generated kernels."""
     if problem.distance is not None:
         return problem.distance[rows]
     x, y = problem.x[rows][:, None], problem.y[None]
-    if engine != "keops":
+    if engine not in POINTS:
         x, y = x.double(), y.double()
     modality = problem.modality
     if modality is None:
@@ -71,7 +73,7 @@ def self_kernels(problem: Problem, engine: str, scale: Tensor, log_k: Tensor, si
         return keops.align_own(items.detach(), lengths, index, scales)[back]
     length = items.shape[1]
     engine = engines.launchable(engine, "gak", "table", length, length, items)
-    step = held(length**2)
+    step = held(length**2, 1 / TABLES, items.device) if items.is_cuda else held(length**2)
     parts = [
         _own_tables(problem, engine, side, pick, some)
         for pick, some in zip(index.split(step), scales.split(step), strict=True)
@@ -82,7 +84,7 @@ def self_kernels(problem: Problem, engine: str, scale: Tensor, log_k: Tensor, si
 def _own_tables(problem: Problem, engine: str, side: int, pick: Tensor, scales: Tensor) -> Tensor:
     """log K "p" of the items `pick` "p" of one side with themselves, at the scales "p"."""
     items, lengths = ((problem.x, problem.len_x), (problem.y, problem.len_y))[side]
-    rows = items[pick] if engine == "keops" else items[pick].double()
+    rows = items[pick] if engine in POINTS else items[pick].double()
     if problem.modality is None:
         d = squared_distance(rows, rows)
     else:

@@ -9,13 +9,19 @@ from torch.utils.checkpoint import checkpoint
 
 from vlws_kernels import engine as engines
 
+PRODUCTS = 64  # from this dim on a matrix product is the quicker way to all pairs on a GPU
 TILE = 2**20  # numbers of the matrix held at once: a few megabytes stay in a CPU's cache
 
 
 def choose_engine(engine: str | None, x: Tensor) -> str:
-    """The engine of a reduction: the one asked for, or tiles (`torch`) on a CPU and KeOps on a GPU."""
-    if engine is None and not x.is_cuda:
+    """The engine of a reduction: the one asked for, or tiles (`torch`); on a GPU KeOps where dimensions are few.
+
+    Raises ValueError for an unknown name, and RuntimeError when `keops` is asked for and cannot run.
+    """
+    if engine is None and not (x.is_cuda and x.shape[-1] < PRODUCTS and engines.keops_has_cuda()):
         return "torch"
+    if engine == "keops" and x.is_cuda and not engines.keops_has_cuda():
+        raise RuntimeError("engine 'keops' cannot run: KeOps finds no CUDA toolkit; engine 'torch' can.")
     return engines.choose(engine, x)
 
 

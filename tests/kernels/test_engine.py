@@ -75,14 +75,13 @@ def test_arguments_are_bound_before_anything_is_declared() -> None:
 def test_stale_cache_trap(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the generated code changes, so does the formula's text, by which KeOps caches."""
     ops = engines.operations()
-    from vlws_kernels import codegen
+    from vlws_kernels import codegen, lanes
 
     spec = ("soft", "indexed", False, 8, 8, 2, 16)
     ops.align_formula.cache_clear()
     before = ops.align_formula(*spec)
-    new_c_varname = ops.new_c_varname("vk_x")  # counters of fresh names must not matter
+    assert lanes.fresh("x")  # counters of fresh names must not matter
     ops.align_formula.cache_clear()
-    assert new_c_varname
     assert ops.align_formula(*spec) == before
     monkeypatch.setattr(codegen, "STRIP", 2)
     ops.align_formula.cache_clear()
@@ -110,10 +109,10 @@ def test_generated_code_is_the_known_one(form: tuple, monkeypatch: pytest.Monkey
     replaced: their last bits hang on the machine's linear algebra.
     """
     ops = engines.operations()
-    from vlws_kernels import codegen
+    from vlws_kernels import cells, lanes
 
-    monkeypatch.setattr(codegen, "exp2_polynomial", lambda degree: [1 / (k + 1) for k in range(degree + 1)])
-    monkeypatch.setattr(ops.new_c_varname, "dict_instances", {})
+    monkeypatch.setattr(cells, "exp2_polynomial", lambda degree: [1 / (k + 1) for k in range(degree + 1)])
+    monkeypatch.setattr(lanes.new_c_varname, "dict_instances", {})
     _, rule, cost, *_, dim, _ = form
     code = ops.align_code(*form, "out", ops.align_names(rule, cost, dim))
     assert hashlib.sha256(code.encode()).hexdigest()[:16] == FORMS[form]

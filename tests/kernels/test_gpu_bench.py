@@ -96,6 +96,18 @@ def test_no_folder_of_this_machine_is_kept(gpu) -> None:
     assert str(gpu.ROOT) not in entry["trace"]
 
 
+def test_steps_of_the_same_code_and_hardware_are_not_done_again(gpu, tmp_path) -> None:
+    about = {"gpu": "a card", "kernels": "hash", "versions": {"torch": "2"}, "device": "cuda"}
+    file, steps = tmp_path / "gpu.json", {"good": {"ok": True}, "bad": {"ok": False}}
+    assert gpu.kept(file, about) == gpu.kept(None, about) == {}
+    file.write_text(json.dumps({"machine": about, "steps": steps}))
+    assert gpu.kept(file, about) == {"good": {"ok": True}}
+    for changed in ({"kernels": "other"}, {"gpu": "another card"}):
+        assert gpu.kept(file, about | changed) == {}
+    file.write_text('{"machine": ')
+    assert gpu.kept(file, about) == {}
+
+
 def test_time_that_is_up_leaves_steps_out(gpu) -> None:
     command = [sys.executable, "-c", CHILD]
     assert list(gpu.supervise(["one"], command, time.monotonic() - 1, limit=2.0)) == []

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import vlws_kernels as vk
+from vlws_kernels import cuda, shapes
 from vlws_kernels import engine as engines
-from vlws_kernels import shapes
 
 CUDA = torch.device("cuda")
 
@@ -93,6 +93,7 @@ class OnGpu:
 
 def test_what_a_gpu_cannot_launch_is_done_by_torch_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "local_memory", lambda device: shapes.LOCAL_BYTES)
+    monkeypatch.setattr(cuda, "missing", lambda: "cuda-core is not installed")
     engines.warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -103,10 +104,23 @@ def test_what_a_gpu_cannot_launch_is_done_by_torch_with_one_warning(monkeypatch:
             assert engines.launchable("keops", "gak", "points", 32, 32, OnGpu(dim)) == "torch"
         assert engines.launchable("keops", "gak", "table", 512, 512, OnGpu(8)) == "torch"
         assert engines.launchable("reference", "gak", "points", 512, 512, OnGpu(8)) == "reference"
-    assert [str(warning.message).split(", so")[0] for warning in seen] == [
+    assert [str(warning.message).split(", and cuda-core is not installed, so")[0] for warning in seen] == [
         "vlws_kernels: on the GPU one sequence needs more than the 48 KB of shared memory of a block",
         "vlws_kernels: on the GPU one pair needs more than the 512 KB of local memory of a thread",
     ]
+
+
+@pytest.mark.parametrize(("toolkit", "best"), [(True, "keops"), (False, "wavefront")])
+def test_a_gpu_has_threads_alone_for_short_sequences(toolkit: bool, best: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where KeOps has its toolkit; all else is the wavefront's."""
+    monkeypatch.setattr(cuda, "missing", lambda: None)
+    monkeypatch.setattr(engines, "keops_has_cuda", lambda: toolkit)
+    monkeypatch.setattr(engines, "local_memory", lambda device: shapes.LOCAL_BYTES)
+    assert engines.launchable("keops", "gak", "points", 16, 9, OnGpu(16)) == best
+    assert engines.launchable("keops", "gak", "table", 16, 9, OnGpu(500)) == best
+    assert engines.launchable("keops", "gak", "points", 16, 9, OnGpu(17)) == "wavefront"
+    assert engines.launchable("keops", "soft", "points", 17, 9, OnGpu(2)) == "wavefront"
+    assert engines.launchable("torch", "soft", "points", 17, 9, OnGpu(2)) == "torch"
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -32,6 +32,7 @@ def checks(deep: bool = False) -> list[dict[str, Any]]:
         _compiler(),
         _openmp(),
         _gpu(),
+        _gpu_kernels(),
         _disk(),
         _browser(),
         *(_builder(name, path) for name, path in (SOURCES | {"wordnet-base": SOURCE / "data.noun"}).items()),
@@ -84,6 +85,16 @@ def _gpu() -> dict[str, Any]:
     names = executors.gpu_names()
     return _check(
         "CUDA GPU", bool(names), ", ".join(names), "presets cpu and full run on the cores; preset gpu is slow"
+    )
+
+
+def _gpu_kernels() -> dict[str, Any]:
+    """Whether our CUDA kernels can be compiled and launched, where there is a GPU for them."""
+    from vlws_kernels import cuda
+
+    missing = cuda.missing()
+    return _check(
+        "CUDA kernels", missing is None, "" if missing else "NVRTC compiles", f"a GPU runs torch's: {missing}"
     )
 
 
