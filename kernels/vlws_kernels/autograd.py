@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from vlws_kernels import cuda, keops, torch_engine, wavefront
-from vlws_kernels.costs import held, squared_distance
+from vlws_kernels.costs import blocks, held, squared_distance
 from vlws_kernels.inputs import Problem
 
 POINTS = {"keops": keops.align_points, "wavefront": wavefront.align_points}
@@ -30,23 +30,21 @@ class AlignPoints(torch.autograd.Function):
         x, y = problem.x.detach(), problem.y.detach()
         grad_x, grad_y = torch.zeros_like(x), torch.zeros_like(y, dtype=torch.float64)
         scale = ctx.scale.expand(a, b)
-        step = held(b * n * m, 1 / 8)
-        for start in range(0, a, step):
-            rows = slice(start, min(start + step, a))
+        for rows, columns in blocks(a, b, held(n * m, 1 / 8, x.device)):
             with torch.enable_grad():
-                part, other = x[rows].double().requires_grad_(), y.double().requires_grad_()
+                part, other = (side.double().requires_grad_() for side in (x[rows], y[columns]))
                 table = squared_distance(part[:, None], other[None])
             slope = torch_engine.cost_gradient(
                 ctx.rule,
                 table.detach().flatten(0, 1),
-                problem.len_x[rows].repeat_interleave(b),
-                problem.len_y.repeat(len(part)),
-                scale[rows].flatten(),
+                problem.len_x[rows].repeat_interleave(len(other)),
+                problem.len_y[columns].repeat(len(part)),
+                scale[rows, columns].flatten(),
             )
-            slope = slope.view_as(table) * grad[rows][..., None, None]
+            slope = slope.view_as(table) * grad[rows, columns][..., None, None]
             into_x, into_y = torch.autograd.grad(table, (part, other), slope)
             grad_x[rows] += into_x
-            grad_y += into_y
+            grad_y[columns] += into_y
         return None, None, None, None, grad_x, grad_y.to(y.dtype)
 
 

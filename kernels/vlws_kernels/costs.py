@@ -1,5 +1,7 @@
 """Local costs between the elements of two sequences, from differences: exact for near elements."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -11,16 +13,36 @@ INDEX = 2**31  # cells of one tensor on a GPU: some of torch's kernels count the
 
 
 def held(size: int, share: float = 1, device: torch.device | None = None) -> int:
-    """How many tables of `size` cells (or rows of tables) are held at once: at least one, or `share` of the room.
+    """How many tables of `size` cells (or rows of tables) are held at once in `share` of the room.
 
-    The room is CHUNK cells on a CPU; on a GPU half of its free memory, which must hold one.
+    The room is CHUNK cells on a CPU, which holds at least one; on a GPU it is half of the free memory, and where one
+    does not fit it raises torch.OutOfMemoryError.
     """
-    room = CHUNK
-    if device is not None and device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        room = min(free // 2 // NUMBER, INDEX)
-    return max(1, int(share * room) // size)
+    if device is None or device.type != "cuda":
+        return max(1, int(share * CHUNK) // size)
+    free = torch.cuda.mem_get_info(device)[0]
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    room = int(share * min(free // 2 // NUMBER, INDEX))
+    if room < size:
+        raise torch.OutOfMemoryError(
+            f"{device} has {free / 2**30:.2f} GB free, half of which is used at once: too little for what one pair of "
+            f"sequences needs, {size / share * NUMBER / 2**30:.2f} GB; give shorter sequences, or free memory."
+        )
+    return room // size
+
+
+def blocks(a: int, b: int, pairs: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns that together are all pairs "a b", at most `pairs` at once: rows that are whole where one fits.
+
+    >>> list(blocks(3, 4, pairs=9))
+    [(slice(0, 2, None), slice(0, 4, None)), (slice(2, 3, None), slice(0, 4, None))]
+    >>> list(blocks(1, 4, pairs=3))
+    [(slice(0, 1, None), slice(0, 3, None)), (slice(0, 1, None), slice(3, 4, None))]
+    """
+    rows, columns = max(1, pairs // b), min(b, pairs)
+    for start in range(0, a, rows):
+        for first in range(0, b, columns):
+            yield slice(start, min(start + rows, a)), slice(first, min(first + columns, b))
 
 
 @public

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlws_kernels import engine as engines
 from vlws_kernels import tiles
-from vlws_kernels.inputs import FLOATS, check_points, mask_padding, true_lengths
+from vlws_kernels.inputs import check_points, check_sequences, mask_padding, true_lengths
 from vlws_kernels.public import public
 
 
@@ -36,13 +36,7 @@ def max_sim(
     >>> max_sim(query, pages).tolist()
     [[2.0, 1.5]]
     """
-    for name, tensor in (("x", x), ("y", y)):
-        if tensor.dim() != 3 or 0 in tensor.shape or tensor.dtype not in FLOATS:
-            raise ValueError(
-                f"{name} is {tuple(tensor.shape)} {tensor.dtype}; it must be (items, tokens, dim) of floats."
-            )
-    if x.shape[-1] != y.shape[-1] or x.dtype != y.dtype:
-        raise ValueError(f"x is {tuple(x.shape)} {x.dtype} and y is {tuple(y.shape)} {y.dtype}; dim and dtype differ.")
+    check_sequences(x, y)
     len_x, len_y = true_lengths(x, len_x, "len_x"), true_lengths(y, len_y, "len_y")
     x, y = mask_padding(x, len_x, "x"), mask_padding(y, len_y, "y")
     inside_x = torch.arange(x.shape[1], device=x.device) < len_x[:, None]

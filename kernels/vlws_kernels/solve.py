@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from vlws_kernels import engine as engines
-from vlws_kernels import keops, reference
+from vlws_kernels import keops, reference, wavefront
 from vlws_kernels.autograd import POINTS, AlignPoints, AlignTables
-from vlws_kernels.costs import held, squared_distance, triple_distance
+from vlws_kernels.costs import blocks, held, squared_distance, triple_distance
 from vlws_kernels.inputs import Problem
 
-TABLES = 8  # tables of the size of the costs that a GPU holds beside them, with a gradient
+COSTS = 1 / 2  # of the room on a GPU is for forming the costs
 
 
 def solve(problem: Problem, engine: str, rule: str, scale: Tensor) -> Tensor:
@@ -21,36 +21,41 @@ def solve(problem: Problem, engine: str, rule: str, scale: Tensor) -> Tensor:
             return AlignPoints.apply(engine, rule, problem, scale, problem.x, problem.y)
         return POINTS[engine](rule, problem, scale)
     if engine == "reference":
-        d = cost_tables(problem, engine, slice(None)).double()
+        d = cost_tables(problem, engine, slice(None), slice(None)).double()
         return reference.align(rule, d, problem.len_x, problem.len_y, scale.expand(a, b))
-    step = held(b * n * m, 1 / TABLES, problem.device) if problem.x.is_cuda else held(b * n * m)
+    pairs = _held(n, m, problem.device)
     parts = []
-    for start in range(0, a, step):
-        rows = slice(start, min(start + step, a))
+    for rows, columns in blocks(a, b, pairs):
+        costs = cost_tables(problem, engine, rows, columns)
         parts.append(
             AlignTables.apply(
                 rule,
                 engine,
-                cost_tables(problem, engine, rows).flatten(0, 1),
-                problem.len_x[rows].repeat_interleave(b),
-                problem.len_y.repeat(rows.stop - start),
-                scale.expand(a, b)[rows].flatten(),
+                costs.flatten(0, 1),
+                problem.len_x[rows].repeat_interleave(costs.shape[1]),
+                problem.len_y[columns].repeat(costs.shape[0]),
+                scale.expand(a, b)[rows, columns].flatten(),
             )
         )
     return torch.cat(parts).view(a, b)
 
 
-def cost_tables(problem: Problem, engine: str, rows: slice) -> Tensor:
-    """The local costs "rows b n m" of some rows, differentiable; in float64 but for the generated kernels."""
+def _held(n: int, m: int, device: torch.device) -> int:
+    """How many pairs with tables "n m" of costs are done at once."""
+    return held(wavefront.numbers(n, m), COSTS, device) if device.type == "cuda" else held(n * m)
+
+
+def cost_tables(problem: Problem, engine: str, rows: slice, columns: slice) -> Tensor:
+    """The local costs "rows columns n m" of some pairs, differentiable; in float64 but for the generated kernels."""
     if problem.distance is not None:
-        return problem.distance[rows]
-    x, y = problem.x[rows][:, None], problem.y[None]
+        return problem.distance[rows, columns]
+    x, y = problem.x[rows][:, None], problem.y[columns][None]
     if engine not in POINTS:
         x, y = x.double(), y.double()
     modality = problem.modality
     if modality is None:
         return squared_distance(x, y)
-    return triple_distance(x, y, modality.x[rows][:, None], modality.y[None], modality.split)
+    return triple_distance(x, y, modality.x[rows][:, None], modality.y[columns][None], modality.split)
 
 
 def self_kernels(problem: Problem, engine: str, scale: Tensor, log_k: Tensor, side: int) -> Tensor:
@@ -73,7 +78,7 @@ def self_kernels(problem: Problem, engine: str, scale: Tensor, log_k: Tensor, si
         return keops.align_own(items.detach(), lengths, index, scales)[back]
     length = items.shape[1]
     engine = engines.launchable(engine, "gak", "table", length, length, items)
-    step = held(length**2, 1 / TABLES, items.device) if items.is_cuda else held(length**2)
+    step = _held(length, length, items.device)
     parts = [
         _own_tables(problem, engine, side, pick, some)
         for pick, some in zip(index.split(step), scales.split(step), strict=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlws_kernels import cuda
 from vlws_kernels import engine as engines
-from vlws_kernels.costs import held
+from vlws_kernels.costs import blocks, held
 from vlws_kernels.inputs import Problem
 from vlws_kernels.keops import LOG2E, recompute_overflow
 
@@ -39,7 +39,7 @@ def align_points(rule: str, problem: Problem, scale: Tensor) -> Tensor:
     """log K (or costs of dtw) "a b", float64, from squared Euclidean distances of the elements."""
     a, b, _n, _m = problem.shape
     values = torch.zeros(a, b, dtype=torch.float64, device=problem.device)
-    for rows, columns, pairs in _chunks(rule, problem, scale, tables=1):
+    for rows, columns, pairs in _chunks(rule, problem, scale, problem.shape[2] * problem.shape[3]):
         values[rows, columns] = pairs.values()
     if problem.symmetric:
         values = values.triu() + values.triu(1).T
@@ -55,7 +55,7 @@ def point_gradients(rule: str, problem: Problem, scale: Tensor, grad: Tensor) ->
     if problem.symmetric:  # a pair below the diagonal has the value of its mirror image
         grad = grad.triu() + grad.T.triu(1)
     grad_x, grad_y = torch.zeros_like(problem.x), torch.zeros_like(problem.y)
-    for rows, columns, pairs in _chunks(rule, problem, scale, tables=5):
+    for rows, columns, pairs in _chunks(rule, problem, scale, numbers(*problem.shape[2:])):
         slopes = pairs.slopes(grad[rows, columns]).flatten(0, 1).flatten(1)
         x, y = (side.shifted.flatten(0, 1) for side in pairs.sides)
         grad_x[rows] += (2 * (x * slopes.sum(1)[:, None] - products(slopes, y.T))).view_as(grad_x[rows])
@@ -71,6 +71,13 @@ def align_tables(rule: str, d: Tensor, len_x: Tensor, len_y: Tensor, scale: Tens
 def cost_gradient(rule: str, d: Tensor, len_x: Tensor, len_y: Tensor, scale: Tensor, grad: Tensor) -> Tensor:
     """The derivative "p n m" of the values "p" by each cost, times `grad` "p"."""
     return _of_tables(rule, d.clone(), len_x, len_y, scale).slopes(grad.double()[:, None])[:, :, 0]
+
+
+def numbers(n: int, m: int) -> int:
+    """How many numbers a pair holds with its gradient: costs, slopes, products, and two tables in the sweep's order."""
+    from vlws_kernels import wave_code
+
+    return 3 * n * m + 2 * wave_code.table_size(n, m, *wave_code.shape_of(n))
 
 
 def products(x: Tensor, y: Tensor) -> Tensor:
@@ -174,16 +181,19 @@ class Pairs:
         return torch.add(out.log(), out_e.double(), alpha=math.log(2))
 
 
-def _chunks(rule: str, problem: Problem, scale: Tensor, tables: int) -> Iterator[tuple[slice, slice, Pairs]]:
-    """Rows, columns and pairs of a problem on points, as many at once as there is room for `tables` numbers a cell."""
+def _chunks(rule: str, problem: Problem, scale: Tensor, size: int) -> Iterator[tuple[slice, slice, Pairs]]:
+    """Rows, columns and pairs of a problem on points, as many at once as there is room for `size` numbers each."""
     a, b, n, m = problem.shape
     x, y = _sides(problem)
     power = (scale * LOG2E).to(problem.dtype)
-    step = held(b * n * m * tables, device=problem.device)
+    pairs = held(size, device=problem.device)
     if problem.symmetric and a >= 8 * PIECES:  # of a piece of rows only the columns from its first on are formed
-        step = min(step, -(-a // PIECES))
-    for start in range(0, a, step):
-        rows, columns = slice(start, min(start + step, a)), slice(start if problem.symmetric else 0, b)
+        pairs = min(pairs, -(-a // PIECES) * b)
+    for rows, columns in blocks(a, b, pairs):
+        if problem.symmetric:
+            columns = slice(max(rows.start, columns.start), columns.stop)
+            if columns.start >= columns.stop:
+                continue
         left, right = x.part(rows), y.part(columns)
         dots = products(left.shifted.flatten(0, 1), right.shifted.flatten(0, 1))
         dots = dots.view(len(left.x), n, len(right.x), m)

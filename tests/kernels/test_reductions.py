@@ -185,8 +185,8 @@ BAD = {
     "temperature": (ValueError, "temperature is", lambda x: vk.info_nce(x, x, 0.0)),
     "sigma": (ValueError, "sigma is", lambda x: vk.mmd(x, x, [])),
     "one point": (ValueError, "needs 2 points", lambda x: vk.mmd(x[:1], x)),
-    "tokens": (ValueError, "items, tokens, dim", lambda x: vk.max_sim(x, x)),
-    "tokens' dim": (ValueError, "dim and dtype", lambda x: vk.max_sim(x[None], x[None, :, :1])),
+    "tokens": (ValueError, "sequences, length, dim", lambda x: vk.max_sim(x, x)),
+    "tokens' dim": (ValueError, "last dimension must agree", lambda x: vk.max_sim(x[None], x[None, :, :1])),
 }
 
 
