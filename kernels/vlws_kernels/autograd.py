@@ -55,6 +55,21 @@ def _by_kernels(engine: str, rule: str, problem: Problem, scale: Tensor, grad: T
     return None if grad.is_cuda else keops.point_gradients(rule, problem, scale, grad)
 
 
+class AlignOwn(torch.autograd.Function):
+    """log K(x,x) "p" of items "p" of x at the scales "p" on a CPU, by generated kernels; see `keops.align_own`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, lengths: Tensor, item: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(x, lengths, item, scale)
+        return keops.align_own(x.detach(), lengths, item, scale)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, *of_items = ctx.saved_tensors
+        return keops.own_gradients(x.detach(), *of_items, grad), None, None, None
+
+
 class AlignTables(torch.autograd.Function):
     """Values "p" of given cost tables "p n m" by any engine; differentiable in the tables."""
 

@@ -3,6 +3,8 @@
 import functools
 import math
 import os
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -127,9 +129,8 @@ def point_gradients(rule: str, problem: Problem, scale: Tensor, grad: Tensor) ->
     x, y, (a, b, n, m) = problem.x, problem.y, problem.shape
     lanes, dim = _lanes(x), x.shape[-1]
     n_pad, m_pad, dim_pad = sizes = bucket_length(n), bucket_length(m), bucket_dim(dim)
-    wide, ops = is_wide("indexed", dim_pad), engines.operations()
-    size = ops.slopes_size(*sizes, lanes, wide)
-    if size * x.element_size() > STACK_BYTES or (problem.symmetric and y is not x):
+    wide, size = is_wide("indexed", dim_pad), _slopes_size(x, m)
+    if not slopes_fit(x, m) or (problem.symmetric and y is not x):
         return None
     sides, order, x_order = _in_order(problem)
     rows, columns = _both_sides(*sides, lanes, sizes)
@@ -167,6 +168,16 @@ def point_gradients(rule: str, problem: Problem, scale: Tensor, grad: Tensor) ->
         grad_x = grad_x[x_order.argsort()]
     grad_y = grad_y[:b] if order is None else grad_y[:b][order.argsort()]
     return grad_x[:, :n, :dim], grad_y[:, :m, :dim]
+
+
+def slopes_fit(x: Tensor, m: int) -> bool:
+    """Whether a thread's stack takes the slopes of a block of `x` "a n dim" with sequences of length m, on a CPU."""
+    return not x.is_cuda and _slopes_size(x, m) * x.element_size() <= STACK_BYTES
+
+
+def _slopes_size(x: Tensor, m: int) -> int:
+    n_pad, m_pad, dim_pad = bucket_length(x.shape[1]), bucket_length(m), bucket_dim(x.shape[2])
+    return engines.operations().slopes_size(n_pad, m_pad, dim_pad, _lanes(x), is_wide("indexed", dim_pad))
 
 
 def _block_tasks(blocks: Tensor, a: int, lanes: int, symmetric: bool, dtype: torch.dtype) -> tuple[Tensor, list[int]]:
@@ -267,31 +278,72 @@ def _tasks(
     return tasks, (task[j // lanes * a + i] * lanes + j % lanes).view(-1)
 
 
+class OwnBlocks(NamedTuple):
+    """Blocks of `align_own` of some items: each is one item, `row`, in all lanes; where each of the numbers stands."""
+
+    items: slice
+    inside: Tensor
+    row: Tensor
+    place: tuple[Tensor, Tensor]
+    variables: dict[str, Tensor]
+
+
 def align_own(x: Tensor, lengths: Tensor, item: Tensor, scale: Tensor) -> Tensor:
-    """log K(x,x) "p" of the items `item` "p" (ascending) of `x` at the scales "p"; a block is one item in all lanes."""
+    """log K(x,x) "p" of the items `item` "p" (ascending) of `x` at the scales "p", on a CPU."""
+    n_pad, dim_pad = bucket_length(x.shape[1]), bucket_dim(x.shape[2])
+    return torch.cat(
+        [
+            align("gak", of.variables, n_pad, n_pad, dim_pad, _lanes(x))[of.place]
+            for of in _own_blocks(x, lengths, item, scale)
+        ]
+    )
+
+
+def own_gradients(x: Tensor, lengths: Tensor, item: Tensor, scale: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of x "a n dim", where that of the values of `align_own` is `grad` "p"."""
+    (a, n, dim), lanes = x.shape, _lanes(x)
+    sizes = (n_pad, _, dim_pad) = bucket_length(n), bucket_length(n), bucket_dim(dim)
+    wide, found = is_wide("indexed", dim_pad), x.new_zeros(a, n_pad, dim_pad)
+    gain = (grad.double() * scale * (1 if wide else 2)).to(x.dtype)
+    for of in _own_blocks(x, lengths, item, scale):
+        weight = x.new_zeros(len(of.row), lanes)
+        weight[of.place] = gain[of.inside]
+        part = _slopes("gak", of.variables | {"weight": weight}, sizes, lanes)
+        if wide:
+            slopes = part.view(-1, n_pad, n_pad, lanes).sum(-1)
+            slopes = slopes + slopes.mT
+            slopes.diagonal(dim1=1, dim2=2).zero_()  # of costs of 0, which would cancel below
+            rows = of.variables["shifted_x"].view(-1, n_pad, dim_pad)[of.row]
+            part = 2 * (rows * slopes.sum(2)[..., None] - slopes @ rows)
+        else:
+            part = part[:, : n_pad * dim_pad] + part[:, n_pad * dim_pad :].unflatten(1, (-1, lanes)).sum(-1)
+        found[of.items].index_add_(0, of.row, part.view(-1, n_pad, dim_pad))
+    return found[:, :n, :dim]
+
+
+def _own_blocks(x: Tensor, lengths: Tensor, item: Tensor, scale: Tensor) -> Iterator[OwnBlocks]:
     lanes, dim = _lanes(x), x.shape[-1]
     n_pad, dim_pad = bucket_length(x.shape[1]), bucket_dim(dim)
     wide = is_wide("indexed", dim_pad)
     shift = _shift((x, lengths)) if wide else None
-    values = []
-    for items in torch.arange(len(x)).split(held(n_pad * dim_pad * lanes, 4)):
-        inside = (item >= items[0]) & (item <= items[-1])
-        own, power = item[inside] - items[0], scale[inside] * LOG2E
-        count = torch.bincount(own, minlength=len(items))
+    step = held(n_pad * dim_pad * lanes, 4)
+    for start in range(0, len(x), step):
+        items = slice(start, min(start + step, len(x)))
+        inside = (item >= items.start) & (item < items.stop)
+        own, power = item[inside] - items.start, scale[inside] * LOG2E
+        count = torch.bincount(own, minlength=items.stop - items.start)
         blocks = (count + lanes - 1) // lanes
         rank = torch.arange(len(own)) - (count.cumsum(0) - count)[own]
         block, lane = (blocks.cumsum(0) - blocks)[own] + rank // lanes, rank % lanes
         scales = x.new_ones(int(blocks.sum()), lanes)
         scales[block, lane] = power.to(x.dtype)
-        row, place = torch.arange(len(items)).repeat_interleave(blocks), torch.arange(len(scales))
+        row, place = torch.arange(len(count)).repeat_interleave(blocks), torch.arange(len(scales))
         index = engines.operations().INDEX
         tasks = torch.stack([row, row, place // index, place % index], 1).to(x.dtype)
         rows = operands(x[items], lengths[items], shift, wide, n_pad, dim_pad)
         variables = {f"{side}x": of for side, of in rows.items()}
         variables |= {f"{side}y": of[..., None].expand(-1, -1, lanes).flatten(1) for side, of in rows.items()}
-        variables |= {"scale": scales, "task": tasks}
-        values.append(align("gak", variables, n_pad, n_pad, dim_pad, lanes)[block, lane])
-    return torch.cat(values)
+        yield OwnBlocks(items, inside, row, (block, lane), variables | {"scale": scales, "task": tasks})
 
 
 def align_tables(rule: str, d: Tensor, len_x: Tensor, len_y: Tensor, scale: Tensor) -> Tensor:

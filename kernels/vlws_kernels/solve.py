@@ -5,7 +5,7 @@ from torch import Tensor
 
 from vlws_kernels import engine as engines
 from vlws_kernels import keops, reference, wavefront
-from vlws_kernels.autograd import POINTS, AlignPoints, AlignTables
+from vlws_kernels.autograd import POINTS, AlignOwn, AlignPoints, AlignTables
 from vlws_kernels.costs import blocks, held, squared_distance, triple_distance
 from vlws_kernels.inputs import Problem
 
@@ -73,10 +73,10 @@ def self_kernels(problem: Problem, engine: str, scale: Tensor, log_k: Tensor, si
     item = item[:, None] if side == 0 else item[None]
     codes, back = torch.unique(item * len(values) + which, return_inverse=True)
     index, scales = codes // len(values), values[codes % len(values)]
-    wanted = torch.is_grad_enabled() and items.requires_grad
-    if engine == "keops" and problem.modality is None and not items.is_cuda and not wanted:
-        return keops.align_own(items.detach(), lengths, index, scales)[back]
-    length = items.shape[1]
+    length, wanted = items.shape[1], torch.is_grad_enabled() and items.requires_grad
+    on_points = engine == "keops" and problem.modality is None and not items.is_cuda
+    if on_points and (not wanted or keops.slopes_fit(items, length)):
+        return AlignOwn.apply(items, lengths, index, scales)[back]
     engine = engines.launchable(engine, "gak", "table", length, length, items)
     step = _held(length, length, items.device)
     parts = [

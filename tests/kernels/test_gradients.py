@@ -8,9 +8,25 @@ from vlws_kernels import engine as engines
 from vlws_kernels import keops, torch_engine
 
 pytestmark = pytest.mark.skipif(engines.compiler() is None, reason="no C++ compiler")
+
+
+def drawn(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def own_widths(x: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
+    return 1 + torch.rand(len(x), len(x if y is None else y), generator=drawn(5))
+
+
 RULES = {
     "gak": lambda x, y, len_x, len_y, **more: vk.gak(
         x, y, len_x, len_y, sigma=x.shape[-1] ** 0.5, normalize=False, log=True, **more
+    ),
+    "gak, normalised": lambda x, y, len_x, len_y, **more: vk.gak(
+        x, y, len_x, len_y, sigma=x.shape[-1] ** 0.5, log=True, **more
+    ),
+    "gak, a sigma a pair": lambda x, y, len_x, len_y, **more: vk.gak(
+        x, y, len_x, len_y, sigma=x.shape[-1] ** 0.5 * own_widths(x, y), **more
     ),
     "soft": lambda x, y, len_x, len_y, **more: vk.soft_dtw(x, y, len_x, len_y, gamma=0.7, **more),
     "dtw": vk.dtw,
@@ -28,7 +44,7 @@ SHAPES = {  # a, b (0: x with itself), n, m, dim, dtype
 def gradients(rule: str, x: torch.Tensor, y: torch.Tensor | None, lengths: tuple, engine: str) -> list[torch.Tensor]:
     leaves = [side.clone().requires_grad_() for side in (x, y) if side is not None]
     value = RULES[rule](leaves[0], leaves[1] if len(leaves) > 1 else None, *lengths, engine=engine)
-    weight = torch.randn(value.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    weight = torch.randn(value.shape, generator=drawn(9), dtype=torch.float64)
     return list(torch.autograd.grad((value.double() * weight).sum(), leaves))
 
 
@@ -50,7 +66,7 @@ def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_kernels_equal_float64(rule: str, shape: tuple, no_torch: list) -> None:
     a, b, n, m, dim, dtype = shape
-    generator = torch.Generator().manual_seed(0)
+    generator = drawn(0)
     x = torch.randn(a, n, dim, generator=generator, dtype=torch.float64).to(dtype)
     y = torch.randn(b, m, dim, generator=generator, dtype=torch.float64).to(dtype) if b else None
     lengths = (
@@ -69,7 +85,7 @@ def test_kernels_equal_float64(rule: str, shape: tuple, no_torch: list) -> None:
 
 def test_many_dimensions_far_from_zero(no_torch: list) -> None:
     """The sums of S (x - y) are formed of x and y less their mean."""
-    x = torch.randn(6, 9, 40, generator=torch.Generator().manual_seed(1)) + 300
+    x = torch.randn(6, 9, 40, generator=drawn(1)) + 300
     ours = gradients("soft", x, None, (None, None), "keops")[0]
     no_torch.append(True)
     theirs = gradients("soft", x.double(), None, (None, None), "torch")[0]
@@ -80,7 +96,7 @@ def test_many_dimensions_far_from_zero(no_torch: list) -> None:
 def test_what_kernels_cannot_do_is_done_in_float64(why: str, no_torch: list, monkeypatch: pytest.MonkeyPatch) -> None:
     """Costs that exponents cannot hold; results that are larger than a stack."""
     no_torch.append(True)
-    x = torch.randn(3, 8, 2, generator=torch.Generator().manual_seed(2)) * (1e6 if why == "costs" else 1)
+    x = torch.randn(3, 8, 2, generator=drawn(2)) * (1e6 if why == "costs" else 1)
     monkeypatch.setattr(keops, "STACK_BYTES", 100 if why == "stack" else keops.STACK_BYTES)
     monkeypatch.setattr(keops, "_slopes", lambda *_: pytest.fail("a kernel was launched"))
     ours = gradients("soft", x, None, (None, None), "keops")[0]
@@ -89,7 +105,7 @@ def test_what_kernels_cannot_do_is_done_in_float64(why: str, no_torch: list, mon
 
 
 def test_blocks_are_done_in_chunks(no_torch: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.randn(40, 5, 3, generator=torch.Generator().manual_seed(3))
+    x = torch.randn(40, 5, 3, generator=drawn(3))
     whole = gradients("gak", x, None, (None, None), "keops")[0]
     monkeypatch.setattr(keops, "CHUNK", 1)
     torch.testing.assert_close(gradients("gak", x, None, (None, None), "keops")[0], whole, rtol=1e-6, atol=1e-6)

@@ -126,6 +126,9 @@ def _parameters(path: Path, code: list[dict]) -> tuple[dict[str, Parameter], lis
     except InputError as error:
         return {}, [*problems, str(error)]
     problems += [f"parameter {name} has no comment that explains it" for name, p in declared.items() if not p.help]
+    others = "\n".join(_source(cell) for cell in code[1:])
+    read = {name for name in declared if re.search(rf"\b{name}\b", others)}
+    problems += [f"parameter {name} is read by no cell" for name in declared if name not in read | {"preset"}]
     wanted = {"preset": "str"} if path.stem[:2] in WITHOUT_EXPERIMENT else EVERYWHERE
     problems += [f"parameter {name} is missing" for name in wanted if name not in declared]
     for name in EVERYWHERE.keys() & declared.keys():
@@ -247,8 +250,10 @@ def good() -> nbformat.NotebookNode:
         cells=[
             new_markdown_cell("# A chapter"),
             new_code_cell(PARAMETERS, execution_count=1, metadata={"tags": ["parameters"]}),
-            new_code_cell("print(3)", execution_count=2, outputs=[new_output("stream", name="stdout", text="3\n")]),
-            new_code_cell('chapter.measure("04.C1", x)', execution_count=3, outputs=[measure]),
+            new_code_cell("print(seeds)", execution_count=2, outputs=[new_output("stream", name="stdout", text="3\n")]),
+            new_code_cell(
+                'chapter.measure("04.C1", x(backbone, data, device, lr))', execution_count=3, outputs=[measure]
+            ),
         ]
     )
     book.metadata["vlws"] = {"title": "A chapter", "paper": "", "summary": "What it is.", "backbones": []}
@@ -319,6 +324,10 @@ BROKEN = {
     "no comment": (parameters(PARAMETERS + "\nsteps: int = 3"), "parameter steps has no comment"),
     "foreign type": (parameters(PARAMETERS + "\nroot: Path = 'a'  # folder"), "declares Path"),
     "wrong type": (parameters(PARAMETERS + "\nsteps: int = 3.0  # steps"), "steps=3.0 is no int"),
+    "an idle parameter": (
+        parameters(PARAMETERS + "\nidle: int = 3  # of nothing"),
+        "parameter idle is read by no cell",
+    ),
     "no seeds": (parameters(PARAMETERS.replace("seeds: int", "seed: int")), "parameter seeds is missing"),
     "seeds of text": (
         parameters(PARAMETERS.replace("seeds: int = 3", "seeds: float = 3.0")),

@@ -1,8 +1,8 @@
 """The pages that people read still hold: every notebook runs again, and what it prints is what stands in it.
 
 Three layers over the registry. nbval runs each notebook at preset `test` and compares what does not hang on scale
-(texts without their numbers); the runner runs each with one parameter changed and must show that the change reached
-the kernel; and, as `just nbval`, nbval runs each at its own literals and compares texts and measured figures. All
+(texts without their numbers); and, as `just nbval`, nbval runs each at its own literals and compares texts and measured
+figures, and the runner runs each with one parameter changed and must show that the change reached the kernel. All
 compute: their caches are empty at first.
 """
 
@@ -79,7 +79,7 @@ def test_what_stands_in_the_notebook_is_what_it_computes(path, tmp_path):
     assert f"{cells} passed" in result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.literals
 @CHAPTERS
 def test_a_changed_parameter_reaches_the_notebook(path, cache, tmp_path):
     change = another(chapters.chapter(path.stem))

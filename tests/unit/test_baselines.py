@@ -163,7 +163,7 @@ def test_serac_learns_without_near_questions_and_is_emptied(mllm):
 
 
 def test_mend_learns_to_make_edits(mllm):
-    mend = MEND(mllm, MENDConfig(steps=60, first=0.3, batch_size=4)).fit(CASES)
+    mend = MEND(mllm, MENDConfig(steps=30, first=0.3, batch_size=4)).fit(CASES)
     assert np.mean(mend.losses[-5:]) < np.mean(mend.losses[:5])
 
 
