@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vlws_kernels import cuda, keops, torch_engine, wavefront
+from vlws_kernels import cuda, keops, keops_own, torch_engine, wavefront
 from vlws_kernels.costs import blocks, held, squared_distance
 from vlws_kernels.inputs import Problem
 
@@ -56,18 +56,18 @@ def _by_kernels(engine: str, rule: str, problem: Problem, scale: Tensor, grad: T
 
 
 class AlignOwn(torch.autograd.Function):
-    """log K(x,x) "p" of items "p" of x at the scales "p" on a CPU, by generated kernels; see `keops.align_own`."""
+    """log K(x,x) "p" of items "p" of x at the scales "p" on a CPU, by generated kernels; see `keops_own.align_own`."""
 
     @staticmethod
     def forward(ctx, x: Tensor, lengths: Tensor, item: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(x, lengths, item, scale)
-        return keops.align_own(x.detach(), lengths, item, scale)
+        return keops_own.align_own(x.detach(), lengths, item, scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
         x, *of_items = ctx.saved_tensors
-        return keops.own_gradients(x.detach(), *of_items, grad), None, None, None
+        return keops_own.own_gradients(x.detach(), *of_items, grad), None, None, None
 
 
 class AlignTables(torch.autograd.Function):

@@ -1,10 +1,8 @@
-"""The KeOps engine: one call of `ops.Align` over all pairs of sequences, over items with themselves, or over tables."""
+"""The KeOps engine: one call of `ops.Align` over all pairs of sequences, or over tables."""
 
 import functools
 import math
 import os
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +17,7 @@ LOG2E = math.log2(math.e)
 STACK_BYTES = 2**20  # of what one block results in: KeOps holds it twice on the stack of a thread
 
 
-def _lanes(x: Tensor) -> int:
+def lanes_of(x: Tensor) -> int:
     return 1 if x.is_cuda else engines.operations().VECTOR_BYTES // x.element_size()
 
 
@@ -37,7 +35,7 @@ def _lanes_last(values: Tensor, lanes: int, fill: float) -> Tensor:
     return values.view(blocks, lanes, size).transpose(1, 2).reshape(blocks, size * lanes)
 
 
-def _shift(*sequences: tuple[Tensor, Tensor]) -> Tensor | None:
+def shared_shift(*sequences: tuple[Tensor, Tensor]) -> Tensor | None:
     """The mean "dim" of all elements of (x, lengths), ..., where inner products would cancel for it; else None."""
     count = sum(int(lengths.sum()) for _, lengths in sequences)
     mean = sum(x.sum((0, 1)) for x, _ in sequences) / count
@@ -78,7 +76,7 @@ def align_points(rule: str, problem: Problem, scale: Tensor) -> Tensor:
     One KeOps call over all blocks of `lanes` sequences y and all x (or those not after the block, if y is x).
     """
     a, b, n, m = problem.shape
-    lanes = _lanes(problem.x)
+    lanes = lanes_of(problem.x)
     sizes = bucket_length(n), bucket_length(m), bucket_dim(problem.x.shape[-1])
     power = (scale * LOG2E).to(problem.dtype)
     sides, order, x_order = _in_order(problem)
@@ -127,7 +125,7 @@ def point_gradients(rule: str, problem: Problem, scale: Tensor, grad: Tensor) ->
     None where the tables of a block are larger than a thread's stack takes. Blocks are done in the order of y.
     """
     x, y, (a, b, n, m) = problem.x, problem.y, problem.shape
-    lanes, dim = _lanes(x), x.shape[-1]
+    lanes, dim = lanes_of(x), x.shape[-1]
     n_pad, m_pad, dim_pad = sizes = bucket_length(n), bucket_length(m), bucket_dim(dim)
     wide, size = is_wide("indexed", dim_pad), _slopes_size(x, m)
     if not slopes_fit(x, m) or (problem.symmetric and y is not x):
@@ -151,7 +149,7 @@ def point_gradients(rule: str, problem: Problem, scale: Tensor, grad: Tensor) ->
     blocks = torch.arange(weight.shape[0])
     for some in blocks.split(max(1, CHUNK // (a * size))):
         tasks, counts = _block_tasks(some, a, lanes, problem.symmetric, x.dtype)
-        out = _slopes(rule, variables | {"task": tasks}, sizes, lanes)
+        out = slopes_of(rule, variables | {"task": tasks}, sizes, lanes)
         for block, part in zip(some.tolist(), out.split(counts), strict=True):
             of_x, of_y = grad_x[: len(part)], grad_y[block * lanes : (block + 1) * lanes]
             if not wide:
@@ -177,7 +175,7 @@ def slopes_fit(x: Tensor, m: int) -> bool:
 
 def _slopes_size(x: Tensor, m: int) -> int:
     n_pad, m_pad, dim_pad = bucket_length(x.shape[1]), bucket_length(m), bucket_dim(x.shape[2])
-    return engines.operations().slopes_size(n_pad, m_pad, dim_pad, _lanes(x), is_wide("indexed", dim_pad))
+    return engines.operations().slopes_size(n_pad, m_pad, dim_pad, lanes_of(x), is_wide("indexed", dim_pad))
 
 
 def _block_tasks(blocks: Tensor, a: int, lanes: int, symmetric: bool, dtype: torch.dtype) -> tuple[Tensor, list[int]]:
@@ -189,7 +187,7 @@ def _block_tasks(blocks: Tensor, a: int, lanes: int, symmetric: bool, dtype: tor
     return torch.stack([row, block, place // index, place % index], 1).to(dtype), counts
 
 
-def _slopes(rule: str, variables: dict[str, Tensor], sizes: tuple[int, int, int], lanes: int) -> Tensor:
+def slopes_of(rule: str, variables: dict[str, Tensor], sizes: tuple[int, int, int], lanes: int) -> Tensor:
     """One call of `ops.AlignSlopes` with its variables by name."""
     ops = engines.operations()
     names = ops.slope_names(rule, sizes[2])
@@ -207,7 +205,7 @@ def _both_sides(
     n, m, dim = sizes
     wide = is_wide("indexed", dim)
     sides = ((x, len_x),) if y is x else ((x, len_x), (y, len_y))
-    shift = _shift(*sides) if wide else None
+    shift = shared_shift(*sides) if wide else None
     rows = operands(x, len_x, shift, wide, n, dim)
     columns = rows if y is x and len_y is len_x else operands(y, len_y, shift, wide, m, dim)
     columns = {
@@ -225,7 +223,7 @@ def _launch_batch(
 ) -> Tensor:
     """One launch on a GPU, where the blocks are a batch dimension: values "a b" in the order of the variables."""
     a, b = problem.shape[:2]
-    lanes = _lanes(problem.x)
+    lanes = lanes_of(problem.x)
     blocks = -(-b // lanes)
     variables = {f"{side}x": values[None] for side, values in rows.items()}
     variables |= {f"{side}y": values[:, None] for side, values in columns.items()}
@@ -240,7 +238,7 @@ def _launch_tasks(
 ) -> Tensor:
     """One call on a CPU over a list of tasks: values "a b" in the order of the variables."""
     a, b = problem.shape[:2]
-    lanes = _lanes(problem.x)
+    lanes = lanes_of(problem.x)
     blocks = -(-b // lanes)
     tasks, place = _tasks(a, blocks, lanes, problem.symmetric, power.numel() > 1, problem.dtype)
     variables = {f"{side}x": values for side, values in rows.items()}
@@ -278,78 +276,10 @@ def _tasks(
     return tasks, (task[j // lanes * a + i] * lanes + j % lanes).view(-1)
 
 
-class OwnBlocks(NamedTuple):
-    """Blocks of `align_own` of some items: each is one item, `row`, in all lanes; where each of the numbers stands."""
-
-    items: slice
-    inside: Tensor
-    row: Tensor
-    place: tuple[Tensor, Tensor]
-    variables: dict[str, Tensor]
-
-
-def align_own(x: Tensor, lengths: Tensor, item: Tensor, scale: Tensor) -> Tensor:
-    """log K(x,x) "p" of the items `item` "p" (ascending) of `x` at the scales "p", on a CPU."""
-    n_pad, dim_pad = bucket_length(x.shape[1]), bucket_dim(x.shape[2])
-    return torch.cat(
-        [
-            align("gak", of.variables, n_pad, n_pad, dim_pad, _lanes(x))[of.place]
-            for of in _own_blocks(x, lengths, item, scale)
-        ]
-    )
-
-
-def own_gradients(x: Tensor, lengths: Tensor, item: Tensor, scale: Tensor, grad: Tensor) -> Tensor:
-    """The gradient of x "a n dim", where that of the values of `align_own` is `grad` "p"."""
-    (a, n, dim), lanes = x.shape, _lanes(x)
-    sizes = (n_pad, _, dim_pad) = bucket_length(n), bucket_length(n), bucket_dim(dim)
-    wide, found = is_wide("indexed", dim_pad), x.new_zeros(a, n_pad, dim_pad)
-    gain = (grad.double() * scale * (1 if wide else 2)).to(x.dtype)
-    for of in _own_blocks(x, lengths, item, scale):
-        weight = x.new_zeros(len(of.row), lanes)
-        weight[of.place] = gain[of.inside]
-        part = _slopes("gak", of.variables | {"weight": weight}, sizes, lanes)
-        if wide:
-            slopes = part.view(-1, n_pad, n_pad, lanes).sum(-1)
-            slopes = slopes + slopes.mT
-            slopes.diagonal(dim1=1, dim2=2).zero_()  # of costs of 0, which would cancel below
-            rows = of.variables["shifted_x"].view(-1, n_pad, dim_pad)[of.row]
-            part = 2 * (rows * slopes.sum(2)[..., None] - slopes @ rows)
-        else:
-            part = part[:, : n_pad * dim_pad] + part[:, n_pad * dim_pad :].unflatten(1, (-1, lanes)).sum(-1)
-        found[of.items].index_add_(0, of.row, part.view(-1, n_pad, dim_pad))
-    return found[:, :n, :dim]
-
-
-def _own_blocks(x: Tensor, lengths: Tensor, item: Tensor, scale: Tensor) -> Iterator[OwnBlocks]:
-    lanes, dim = _lanes(x), x.shape[-1]
-    n_pad, dim_pad = bucket_length(x.shape[1]), bucket_dim(dim)
-    wide = is_wide("indexed", dim_pad)
-    shift = _shift((x, lengths)) if wide else None
-    step = held(n_pad * dim_pad * lanes, 4)
-    for start in range(0, len(x), step):
-        items = slice(start, min(start + step, len(x)))
-        inside = (item >= items.start) & (item < items.stop)
-        own, power = item[inside] - items.start, scale[inside] * LOG2E
-        count = torch.bincount(own, minlength=items.stop - items.start)
-        blocks = (count + lanes - 1) // lanes
-        rank = torch.arange(len(own)) - (count.cumsum(0) - count)[own]
-        block, lane = (blocks.cumsum(0) - blocks)[own] + rank // lanes, rank % lanes
-        scales = x.new_ones(int(blocks.sum()), lanes)
-        scales[block, lane] = power.to(x.dtype)
-        row, place = torch.arange(len(count)).repeat_interleave(blocks), torch.arange(len(scales))
-        index = engines.operations().INDEX
-        tasks = torch.stack([row, row, place // index, place % index], 1).to(x.dtype)
-        rows = operands(x[items], lengths[items], shift, wide, n_pad, dim_pad)
-        variables = {f"{side}x": of for side, of in rows.items()}
-        variables |= {f"{side}y": of[..., None].expand(-1, -1, lanes).flatten(1) for side, of in rows.items()}
-        yield OwnBlocks(items, inside, row, (block, lane), variables | {"scale": scales, "task": tasks})
-
-
 def align_tables(rule: str, d: Tensor, len_x: Tensor, len_y: Tensor, scale: Tensor) -> Tensor:
     """KeOps over given tables "p n m", a lane a table."""
     p, n, m = d.shape
-    lanes = _lanes(d)
+    lanes = lanes_of(d)
     n_pad, m_pad, p_pad = bucket_length(n), bucket_length(m), -(-p // lanes) * lanes
 
     def blocks(values: Tensor) -> Tensor:
