@@ -136,9 +136,12 @@ def test_each_launch_of_a_call_asks_first(own: bool, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(engines, "choose", lambda engine, *tensors: "keops")
     monkeypatch.setattr(engines, "reduce", lambda *args, **options: pytest.fail("KeOps was launched"))
     x, y = torch.randn(3, 4, 2).requires_grad_(), torch.randn(2, 5, 2).requires_grad_()
-    kernel = vk.gak(x) if own else vk.gak(x, y)
+    # On a CPU items with themselves are asked about where they are compared by modalities, on a GPU always.
+    kinds = [torch.arange(side.shape[0] * side.shape[1]).view(side.shape[:2]) % 2 for side in (x, y)]
+    about = {} if own else {"y": y, "modality_x": kinds[0], "modality_y": kinds[1], "split": 1}
+    kernel = vk.gak(x, **about)
     kernel.sum().backward()
-    tables = [("gak", "table", 4, 4), ("gak", "table", 5, 5)]
-    assert asked == ([("gak", "points", 4, 4)] if own else [("gak", "points", 4, 5), *tables])
+    tables = [("gak", "table", *size) for size in ((4, 5), (4, 4), (5, 5))]
+    assert asked == ([("gak", "points", 4, 4)] if own else tables)
     monkeypatch.undo()
-    torch.testing.assert_close(kernel, vk.gak(x, None if own else y, engine="reference"))
+    torch.testing.assert_close(kernel, vk.gak(x, **about, engine="reference"))
