@@ -62,7 +62,7 @@ claims *ARGS: setup
 test *ARGS: setup check
     @{{ bin }}/pytest -n 2 --dist loadfile -m "not literals" "$@"
 
-# execute every notebook at its own literals and compare texts and measured figures with what is committed
+# execute every notebook at its own literals, compare texts and measured figures with what is committed, change a parameter
 [group('check')]
 nbval *ARGS: setup
     @{{ bin }}/pytest -n 2 -m literals tests/notebooks/test_nbval.py "$@"

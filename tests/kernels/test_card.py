@@ -116,7 +116,7 @@ def test_tensors_that_meet_on_two_devices_are_found() -> None:
         assert (x + torch.tensor(1.0)).device == x.new_zeros(2).device == torch.zeros(2, device="cuda:0").device
         assert x[torch.tensor([0, 2])].device.type == "cuda"  # torch takes indices of the CPU
         assert x.cpu().device.type == "cpu"
-        assert not seen.waits["outside"] - 1
+        assert seen.waits["outside"] == 1
         assert float(x.sum()) == 3
         assert seen.waits["outside"] == 2
 

@@ -176,7 +176,7 @@ FORMS = [
     for dtype, rule, part, dots in itertools.product(
         ("float", "double"), RULES, ("values", "tables", "slopes"), (True, False)
     )
-    for width, rows in ((8, 1), (32, 1), (32, 2), (32, 4), (32, 8))
+    for width, rows in ((8, 1), (16, 1), (32, 1), (32, 2), (32, 4), (32, 8))
     if not (rule == "dtw" and part == "slopes")
 ]
 REGISTERS = {"float": 208, "double": 255}  # of a thread
@@ -201,7 +201,7 @@ needs_nvrtc = pytest.mark.skipif(cuda.missing() is not None, reason=f"{cuda.miss
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
 def test_every_source_compiles_and_spills_nothing(arch: str) -> None:
-    """All forms for one architecture; those of one and of eight rows a thread for the others."""
+    """All forms for one architecture; those of float with one and with eight rows a thread for the others."""
     from vlws_kernels import wave_code
 
     forms = FORMS if arch == "sm_90" else [form for form in FORMS if form[0] == "float" and form[-1] in (1, 8)]

@@ -57,7 +57,7 @@ def at_preset(path: Path, preset: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory) -> Path:
-    """Empty at first, so that the comparison computes; the changed runs after it may read what it left."""
+    """Empty at first, so that what runs computes."""
     return tmp_path_factory.mktemp("cache")
 
 
