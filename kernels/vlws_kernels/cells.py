@@ -41,6 +41,16 @@ class Local(NamedTuple):
     power: str
 
 
+class Sum(NamedTuple):
+    """C of a cell's sum over its neighbours: its name, its exponent less the bias, and what each neighbour adds."""
+
+    total: str
+    base: str
+    up: str
+    left: str
+    diag: str
+
+
 class Cells:
     """Writes the cells of a column of `strip` rows, from above to below; the names are those of who inherits it.
 
@@ -75,11 +85,10 @@ class Cells:
         code = f"{self.c.V} {best} = {smaller(up, left)};\n{best} = {smaller(best, diag)};\n"
         return code + f"{diag} = {left};\n{left} = {best} + {self.costs[r]};\n{up} = {left};\n"
 
-    def linear_cell(self, r: int, between: Callable[[Local, str, str], str] | None = None) -> str:
+    def linear_cell(self, r: int, between: Callable[[Local, Sum], str] | None = None) -> str:
         """The same for sums: the local kernel, the neighbours added and multiplied by it, the result taken apart.
 
-        `between` writes code that stands after the sum and before the product: it is given the names of the local
-        kernel, of the sum and of its exponent less the bias.
+        `between` writes code that stands after the sum and before the product.
         """
         c, left, left_e = self.c, self.left[r], self.left_e[r]
         up, up_e, diag, diag_e = self.up, self.up_e, self.diag, self.diag_e
@@ -93,8 +102,9 @@ class Cells:
         of_up, of_left, of_diag = several("s", 3)
         for name, exponent in ((of_up, up_e), (of_diag, diag_e), (of_left, left_e)):
             code += c.power_of_two(name, f"{exponent} - {base}")
-        code += f"{c.V} {total} = {up} * {of_up} + {diag} * {of_diag} + {left} * {of_left};\n"
-        code += between(local, total, base) if between else ""
+        neighbours = Sum(total, base, f"{up} * {of_up}", f"{left} * {of_left}", f"{diag} * {of_diag}")
+        code += f"{c.V} {total} = {neighbours.up} + {neighbours.diag} + {neighbours.left};\n"
+        code += between(local, neighbours) if between else ""
         code += f"{total} = {total} * {local.factor};\n{diag} = {left};\n{diag_e} = {left_e};\n"
         # Back to a mantissa in [1, 2) and an exponent.
         code += c.bits(raw, total)

@@ -141,14 +141,14 @@ class AlignWriter(Cells):
             code += f"{c.B} {self.up_e} = {self.E}[{column}], {self.diag_e} = {corner}e;\n{corner}e = {self.up_e};\n"
         keep = f"{self.M}[{column}] = {self.up};" + (f" {self.E}[{column}] = {self.up_e};" if self.linear else "")
         for r in range(self.strip):
-            code += f"{{\n{self.linear_cell(r) if self.linear else self.hard_cell(r)}{self.kept(r)}}}\n"
+            code += f"{{\n{self.cell(r)}}}\n"
             if r < self.strip - 1:  # the last row of x is kept, though it may be within a strip
                 code += f"if ({self.i} + {r + 1} == {self.rows}) {{ {keep} continue; }}\n"
         return code + keep + "\n}\n"
 
-    def kept(self, r: int) -> str:
-        """What is done with the cell of a strip's row r, beyond the table's running row."""
-        return ""
+    def cell(self, r: int) -> str:
+        """The cell of a strip's row r."""
+        return self.linear_cell(r) if self.linear else self.hard_cell(r)
 
     def local_costs(self) -> str:
         """The costs between x_i, ..., x_(i+strip-1) and the lanes' y_j; y_j is loaded once for all of them."""

@@ -9,10 +9,12 @@ the weight of the pair it is the slope S of the value by the cost.
     others     S "n m lanes": the sums over dim are left to a matrix product
 """
 
-from vlws_kernels.cells import Local
+from vlws_kernels.cells import Local, Sum
 from vlws_kernels.codegen import INDEX, AlignWriter
 from vlws_kernels.lanes import fresh, larger, several
 
+HIGH = {"float": 100, "double": 900}
+SPAN = 32  # columns whose slopes go into the elements together
 KEPT = 2**22  # bytes of tables that a thread keeps for its next block
 
 
@@ -43,10 +45,10 @@ class SlopeWriter(AlignWriter):
     def __init__(self, *spec) -> None:
         super().__init__(*spec)
         self.weight, self.memory = fresh("weight"), fresh("memory")
-        self.tab, self.tab_e, self.kept_costs = (fresh(name) for name in ("table", "tablee", "kept"))
-        self.gx, self.gy = fresh("gx"), fresh("gy")
-        self.end, self.end_e, self.ends = (fresh(name) for name in ("end", "ende", "lengths"))
+        self.tab, self.gx, self.gy, self.ends = (fresh(name) for name in ("table", "gx", "gy", "lengths"))
+        self.kept = {"gak": 4, "soft": 3, "dtw": 1}[self.rule]  # numbers of each cell
         self.slopes = several("slope", self.strip)
+        self.span, self.column_of_span = fresh("span"), fresh("c")
 
     def code(self, out: str, args: tuple[str, ...]) -> str:
         code = self.arguments(out, args[:-1])
@@ -57,85 +59,100 @@ class SlopeWriter(AlignWriter):
         return code + self.finish() + "}\n"
 
     def tables(self) -> str:
-        """Declare the tables, in memory that the thread keeps for its next block where it is little; zero results."""
-        c, cells, k = self.c, self.n * self.m, self.k
-        count = cells * (3 if self.linear else 1) + (0 if self.wide else self.n * self.dim)
-        size = count * c.lanes * c.size + 64
+        """Declare the table, in memory that the thread keeps for its next block where it is little; zero results."""
+        c, k, of_x = self.c, self.k, self.n * self.dim if self.linear and not self.wide else 0
         code = f"static thread_local char* {self.memory} = 0;\n"
+        size = self.table_bytes() + of_x * c.lanes * c.size + 64
         code += f"if (!{self.memory}) {self.memory} = (char*)__builtin_malloc({size});\n"
         code += f"{c.V}* {self.tab} = ({c.V}*)(((unsigned long long){self.memory} + 63) / 64 * 64);\n"
-        if self.linear:
-            code += f"{c.V}* {self.kept_costs} = {self.tab} + {cells};\n"
-            code += f"{c.B}* {self.tab_e} = ({c.B}*)({self.tab} + {2 * cells});\n"
-        if not self.wide:
-            code += f"{c.V}* {self.gx} = {self.tab} + {count - self.n * self.dim};\n"
-            code += f"for (int {k} = 0; {k} < {self.n * self.dim}; {k}++) {self.gx}[{k}] = {c.const(0)};\n"
-            code += f"{c.dtype}* {self.gy} = {self.result} + {self.n * self.dim};\n"
+        if of_x:
+            code += f"{c.V}* {self.gx} = {self.tab} + {self.n * self.m * self.kept};\n"
+            code += f"for (int {k} = 0; {k} < {of_x}; {k}++) {self.gx}[{k}] = {c.const(0)};\n"
+        code += f"{c.dtype}* {self.gy} = {self.result} + {self.n * self.dim};\n"
         results = slopes_size(self.n, self.m, self.dim, c.lanes, self.wide)
         return code + f"for (int {k} = 0; {k} < {results}; {k}++) {self.result}[{k}] = 0;\n"
 
-    def kept(self, r: int) -> str:
-        at = f"[({self.i}+{r})*{self.m}+{self.column}]"
-        code = f"{self.tab}{at} = {self.left[r]};\n"
-        if self.linear:
-            code += f"{self.tab_e}{at} = {self.left_e[r]};\n{self.kept_costs}{at} = {self.costs[r]};\n"
-        return code
+    def table_bytes(self) -> int:
+        return self.n * self.m * self.kept * self.c.lanes * self.c.size
+
+    def cell(self, r: int) -> str:
+        """A cell, and what is kept of it: the shares of its neighbours in its sum (gak: and its slope); dtw: itself."""
+        at = f"{self.tab}[(({self.i}+{r})*{self.m}+{self.column})*{self.kept}"
+        if not self.linear:
+            return self.hard_cell(r) + f"{at}] = {self.left[r]};\n"
+
+        def shares(local: Local, cell: Sum) -> str:
+            one, whole = self.c.const(1), fresh("w")
+            code = f"const {self.c.V} {whole} = {one} / {cell.total};\n"
+            for place, part in enumerate((cell.up, cell.left, cell.diag)):
+                code += f"{at}+{place}] = {part} * {whole};\n"
+            return code + (f"{at}+3] = {one} + {local.factor} * {local.power};\n" if self.rule == "gak" else "")
+
+        return self.linear_cell(r, shares)
 
     def results(self) -> str:
         return "}\n"
 
     def backward(self) -> str:
-        """The loop over strips of rows and over columns, both from the last to the first."""
-        c, i, j, w, corner = self.c, self.i, self.j, self.w, self.corner
-        zero, one, no_e, _one_e = self.start()
-        code = f"{c.V} {self.end}, {self.end_e}m;\n{c.B} {self.end_e}, {self.ends};\n{self.lane_loop()} {{\n"
-        at = f"[(({self.rows}-1)*{self.m}+(int){self.ly}[{w}]-1)*{c.lanes}+{w}]"
-        code += f"(({c.integer}*)&{self.ends})[{w}] = (int){self.ly}[{w}];\n"
-        code += f"(({c.dtype}*)&{self.end_e}m)[{w}] = (({c.dtype}*){self.tab}){at};\n"
-        code += f"(({c.integer}*)&{self.end_e})[{w}] = (({c.integer}*){self.tab_e}){at};\n}}\n"
-        code += f"{self.end} = {c.load(self.weight, '0')} / {self.end_e}m;\n{{\n" + self.border()
-        code += f"for (int {i} = 0; {i} < {self.rows}; {i} += {self.strip}) {{\n"
-        code += f"{c.V} {', '.join(f'{name} = {zero}' for name in self.left)}, {corner} = {zero};\n"
-        code += f"{c.B} {', '.join(f'{name} = {no_e}' for name in self.left_e)}, {corner}e = {no_e};\n"
-        code += f"for (int {j} = {self.cols} - 1; {j} >= 0; {j}--) {{\n"
-        code += f"{c.V} {self.up} = {self.M}[{j}], {self.diag} = {corner};\n{corner} = {self.up};\n"
-        code += f"{c.B} {self.up_e} = {self.E}[{j}], {self.diag_e} = {corner}e;\n{corner}e = {self.up_e};\n"
-        # Before the last cell of each lane stands a one.
-        code += f"if ({i} == 0) {{ {self.diag} = {one}; "
-        code += f"{self.diag_e} = ~({self.ends} == {c.whole(0)} + ({j} + 1)) & {no_e}; }}\n"
-        code += "".join(f"{c.V} {name} = {c.const(0)};\n" for name in self.slopes)
-        for r in range(self.strip):
-            at = f"({self.rows}-1-{i}-{r})*{self.m}+{j}"
-            code += f"if ({i} + {r} < {self.rows}) {{\nconst {c.V} {self.costs[r]} = {self.kept_costs}[{at}];\n"
-            code += self.linear_cell(r, lambda local, total, base, at=at, r=r: self.slope(r, at, local, total, base))
-            code += f"*({c.U}*)({self.result} + ({at})*{c.lanes}) = {self.slopes[r]};\n" if self.wide else ""
-            code += "}\n"
-        code += f"{self.M}[{j}] = {self.up};\n{self.E}[{j}] = {self.up_e};\n"
-        return code + ("" if self.wide else self.into_elements()) + "}\n}\n}\n"
+        """The probability of every cell, in strips of rows and over columns, both from the last to the first.
 
-    def slope(self, r: int, at: str, local: Local, total: str, base: str) -> str:
-        """The slope by a cell's cost: `tab` stands before it, `total` after it."""
-        c, part = self.c, fresh("s")
-        code = c.power_of_two(part, f"{self.tab_e}[{at}] + {base} + {c.whole(2 * c.bias)} - {self.end_e}")
-        rate = f" * ({c.const(1)} + {local.factor} * {local.power})" if self.rule == "gak" else ""
-        return f"{code}{self.slopes[r]} = {c.const(0)} - {self.tab}[{at}] * {total} * {part} * {self.end}{rate};\n"
+        It is held times 2^HIGH, so that no product is a denormal number, which would be slow.
+        """
+        c, i, j, w, ends, weight, passing = self.c, self.i, self.j, self.w, self.ends, fresh("w"), fresh("p")
+        right, corner = several("right", self.strip), several("corner", self.strip)
+        zero, high = c.const(0), HIGH[c.dtype]
+        code = f"{c.B} {ends};\n"
+        code += f"{self.lane_loop()} (({c.integer}*)&{ends})[{w}] = (int){self.ly}[{w}];\n"
+        code += f"{{\nconst {c.V} {weight} = {zero} - {c.load(self.weight, '0')};\n{c.V} {self.M}[{self.m}];\n"
+        code += f"for (int {j} = 0; {j} < {self.cols}; {j}++) {self.M}[{j}] = {zero};\n"
+        code += "" if self.wide else f"{c.V} {self.span}[{SPAN * self.strip}];\n"
+        code += f"for (int {i} = 0; {i} < {self.rows}; {i} += {self.strip}) {{\n"
+        code += f"{c.V} {', '.join(f'{name} = {zero}' for name in (*right, *corner))};\n"
+        code += f"for (int {j} = {self.cols} - 1; {j} >= 0; {j}--) {{\n{c.V} {passing} = {self.M}[{j}];\n"
+        # The last cell of each lane is on every alignment.
+        code += f"if ({i} == 0) {passing} = {ends} == {c.whole(0)} + ({j} + 1) ? {c.const(2.0**high)} : {passing};\n"
+        code += "".join(f"{c.V} {name} = {zero};\n" for name in self.slopes)
+        for r, slope in enumerate(self.slopes):
+            at, share = f"(({self.rows}-1-{i}-{r})*{self.m}+{j})", fresh("share")
+            code += f"if ({i} + {r} < {self.rows}) {{\nconst {c.V}* {share} = {self.tab} + {at}*{self.kept};\n"
+            code += f"{passing} = {passing} + {right[r]};\n"
+            code += f"{passing} = {passing} > {c.const(1)} ? {passing} : {zero};\n"
+            rate = f" * {share}[3]" if self.rule == "gak" else ""
+            code += f"{slope} = {passing} * {c.const(2.0**-high)} * {weight}{rate};\n"
+            code += f"{right[r]} = {passing} * {share}[1];\n"
+            code += f"const {c.V} {self.diag} = {passing} * {share}[2];\n"
+            code += f"{passing} = {passing} * {share}[0] + {corner[r]};\n{corner[r]} = {self.diag};\n"
+            code += f"*({c.U}*)({self.result} + {at}*{c.lanes}) = {slope};\n" if self.wide else ""
+            code += "}\n"
+        code += f"{self.M}[{j}] = {passing};\n"
+        if not self.wide:
+            for r, name in enumerate(self.slopes):
+                code += f"{self.span}[{j} % {SPAN} * {self.strip} + {r}] = {name};\n"
+            code += self.into_elements()
+        return code + "}\n}\n}\n"
 
     def into_elements(self) -> str:
-        """S (x - y) of a strip's cells, added to what x and y have of it."""
-        c, j, k, dim = self.c, self.j, self.k, self.dim
+        """S (x - y) of the cells of SPAN columns, added to what x and y have of it, with the sums of x in registers."""
+        c, j, k, dim, column = self.c, self.j, self.k, self.dim, self.column_of_span
         y, sum_, term = fresh("y"), fresh("g"), fresh("u")
-        rows = several("row", self.strip)
-        code = ""
+        rows, xs, sums = (several(name, self.strip) for name in ("row", "x", "sum"))
+        code = f"if ({j} % {SPAN} == 0) {{\n"
         for r, row in enumerate(rows):  # beyond the first row of x the slopes are 0
             inside = f"{self.rows}-1-{self.i}-{r}"
             code += f"const int {row} = {larger(inside, '0')} * {dim};\n"
         code += f"for (int {k} = 0; {k} < {dim}; {k}++) {{\n"
-        code += f"const {c.V} {y} = {c.load(self.py, f'{j}*{dim}+{k}')};\n"
-        code += f"{c.V} {sum_} = {c.load(self.gy, f'{j}*{dim}+{k}')};\n"
-        for slope, row in zip(self.slopes, rows, strict=True):
-            code += f"{{ const {c.V} {term} = {slope} * ({self.px}[{row}+{k}] - {y});\n"
-            code += f"{self.gx}[{row}+{k}] += {term}; {sum_} -= {term}; }}\n"
-        return code + f"*({c.U}*)({self.gy} + ({j}*{dim}+{k})*{c.lanes}) = {sum_};\n}}\n"
+        for row, x, of_x in zip(rows, xs, sums, strict=True):
+            code += f"const {c.V} {x} = {c.const(0)} + {self.px}[{row}+{k}];\n{c.V} {of_x} = {c.const(0)};\n"
+        code += f"for (int {column} = {j}; {column} < {self.cols} && {column} < {j} + {SPAN}; {column}++) {{\n"
+        code += f"const {c.V} {y} = {c.load(self.py, f'{column}*{dim}+{k}')};\n"
+        code += f"{c.V} {sum_} = {c.load(self.gy, f'{column}*{dim}+{k}')};\n"
+        for r, (x, of_x) in enumerate(zip(xs, sums, strict=True)):
+            slope = f"{self.span}[({column}-{j})*{self.strip}+{r}]"
+            code += f"{{ const {c.V} {term} = {x} - {y};\n"
+            code += f"{of_x} = {of_x} + {slope} * {term}; {sum_} = {sum_} - {slope} * {term}; }}\n"
+        code += f"*({c.U}*)({self.gy} + ({column}*{dim}+{k})*{c.lanes}) = {sum_};\n}}\n"
+        code += "".join(f"{self.gx}[{row}+{k}] += {of_x};\n" for row, of_x in zip(rows, sums, strict=True))
+        return code + "}\n}\n"
 
     def paths(self) -> str:
         """One best path a lane: of equal ways the diagonal one, then the one above."""
@@ -153,7 +170,7 @@ class SlopeWriter(AlignWriter):
             code += f"for (int {k} = 0; {k} < {dim}; {k}++) {{\n"
             code += f"const {c.dtype} {term} = {self.weight}[{w}] * ({self.px}[{i}*{dim}+{k}] - "
             code += f"{self.py}[({j}*{dim}+{k})*{lanes}+{w}]);\n"
-            code += f"(({c.dtype}*){self.gx})[({i}*{dim}+{k})*{lanes}+{w}] += {term};\n"
+            code += f"{self.result}[{i}*{dim}+{k}] += {term};\n"
             code += f"{self.gy}[({j}*{dim}+{k})*{lanes}+{w}] -= {term};\n}}\n"
         code += f"if ({i} == 0 && {j} == 0) break;\nif ({i} == 0) {{ {j}--; continue; }}\n"
         code += f"if ({j} == 0) {{ {i}--; continue; }}\n"
@@ -163,11 +180,10 @@ class SlopeWriter(AlignWriter):
 
     def finish(self) -> str:
         """What x has, summed over the lanes; large tables are given back."""
-        c, k, size = self.c, self.k, self.n * self.m * (3 if self.linear else 1) * self.c.lanes * self.c.size
-        code = ""
-        if not self.wide:
+        c, k, code = self.c, self.k, ""
+        if self.linear and not self.wide:
             code += f"for (int {k} = 0; {k} < {self.n * self.dim}; {k}++) {self.lane_loop()} "
             code += f"{self.result}[{k}] += (({c.dtype}*)({self.gx} + {k}))[{self.w}];\n"
-        if size > KEPT:
+        if self.table_bytes() > KEPT:
             code += f"__builtin_free({self.memory});\n{self.memory} = 0;\n"
         return code

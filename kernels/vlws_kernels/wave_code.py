@@ -24,7 +24,7 @@ import functools
 from itertools import pairwise
 from typing import NamedTuple
 
-from vlws_kernels.cells import Cells, Local
+from vlws_kernels.cells import Cells, Local, Sum
 from vlws_kernels.cuda import THREADS
 from vlws_kernels.lanes import Lanes, fresh, larger, own_names, several
 
@@ -213,14 +213,16 @@ class WaveWriter(Cells):
         """Where the cell (i, j) of a pair's table is kept."""
         return kept_code(i, j, self.width, self.rows)
 
-    def slope(self, r: int, local: Local, total: str, base: str) -> str:
-        """The derivative of log M[n,m] by this cost: before a cell stands `mantissa`, after it `total`."""
+    def slope(self, r: int, local: Local, cell: Sum) -> str:
+        """The derivative of log M[n,m] by this cost: before a cell stands `mantissa`, after it the sum."""
         c, part, share = self.c, fresh("s"), fresh("e")
         i, j = f"(rows - 1 - mine - {r})", "(cols - 1 - col)"
         code = f"const long long kept = pair * table + {self.kept(i, j)};\n"
-        code += c.power_of_two(part, f"exponent[kept] + {base} + {2 * c.bias} - end_e")
+        code += c.power_of_two(part, f"exponent[kept] + {cell.base} + {2 * c.bias} - end_e")
         rate = f" * ({c.const(1)} + {local.factor} * {local.power})" if self.rule == "gak" else ""
-        return f"{code}const {c.V} {share} = mantissa[kept] * {total} * {part};\ndots[at] = weight * {share}{rate};\n"
+        return (
+            f"{code}const {c.V} {share} = mantissa[kept] * {cell.total} * {part};\ndots[at] = weight * {share}{rate};\n"
+        )
 
     def outside(self) -> str:
         """Zeros where the slopes have no cell."""
