@@ -1,8 +1,10 @@
-"""C++ of the gradients of alignments on a CPU: the table is kept, and the same cells are filled from the end.
+"""C++ of the gradients of alignments on a CPU: tables are filled with what is kept of each cell, then swept back.
 
-What follows a cell, times what stands before it, over the whole is the probability that an alignment passes it
-(Cuturi and Blondel 2017, algorithm 2); of dtw it is 1 on one best path. Times the derivative of the local kernel and
-the weight of the pair it is the slope S of the value by the cost.
+A neighbour's share in a cell's sum is the probability that an alignment which passes the cell came from there. So the
+probability that one passes a cell is, from the last cell on, the sum over its three successors of theirs times its
+share in them (Cuturi and Blondel 2017, algorithm 2): three products a cell, without exponents, and none is ever
+negative. Of dtw it is 1 on one best path. Times the derivative of the local kernel and the weight of the pair it is the
+slope S of the value by the cost.
 
     dim        result of a block
     < WIDE     sum over y of S (x - y) "n dim", summed over the lanes; then the sum over x of S (y - x) "m dim lanes"
@@ -13,7 +15,7 @@ from vlws_kernels.cells import Local, Sum
 from vlws_kernels.codegen import INDEX, AlignWriter
 from vlws_kernels.lanes import fresh, larger, several
 
-HIGH = {"float": 100, "double": 900}
+HIGH = {"float": 100, "double": 900}  # probabilities below 2^-HIGH are 0
 SPAN = 32  # columns whose slopes go into the elements together
 KEPT = 2**22  # bytes of tables that a thread keeps for its next block
 

@@ -31,7 +31,7 @@ from vlws_kernels.lanes import Lanes, fresh, larger, own_names, several
 PARTS = ("values", "tables", "slopes")
 WIDTHS = (8, 16, 32)  # threads that share a pair
 ROWS = (1, 2, 4, 8)  # rows of a thread in one strip
-AHEAD = 8  # columns that a thread reads at once: 32 bytes, what memory gives
+AHEAD = 32  # bytes of a row that a thread reads at once: what memory gives
 NEAR = 0.25  # a cost below this share of |x|^2 + |y|^2 is formed from the differences
 
 
@@ -86,7 +86,8 @@ class WaveWriter(Cells):
         self.costs, self.left, self.left_e = (several(name, rows) for name in ("d", "left", "lefte"))
         self.diag, self.diag_e, self.up, self.up_e = (fresh(name) for name in ("diag", "diage", "up", "upe"))
         self.scale, self.most = "power", "most"
-        self.ahead = [several("ahead", AHEAD if rows < ROWS[-1] else AHEAD // 2) for _ in range(rows)]
+        columns = AHEAD // self.c.size // (1 if rows < ROWS[-1] else 2)
+        self.ahead = [several("ahead", columns) for _ in range(rows)]
 
     def signature(self) -> list[tuple[str, str]]:
         """The C type and the name of every argument.
