@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 OURS = ("vlws", "vlws_kernels")  # packages whose modules count as code
+KERNELS = "vlws_kernels"  # whose functions count by the version of their values, its `VALUES`, as torch's do by torch's
 VERSIONS = ("torch", "numpy", "transformers", "scikit-learn", "peft", "pykeops", "keopscore")
 
 
@@ -127,7 +128,7 @@ def _collect(part: Any, seen: dict[str, str], modules: set[str]) -> None:
         part = type(part)  # a value: its content is digested elsewhere, its methods are code
     module = part.__module__
     if _is_ours(module):
-        modules.add(module)
+        modules.add(KERNELS if module.startswith(f"{KERNELS}.") else module)
         return
     name = f"{module}.{part.__qualname__}"
     if name in seen or (module != "__main__" and isinstance(part, type)):
@@ -250,15 +251,19 @@ STATEMENTS = ("body", "orelse", "finalbody", "handlers", "cases")  # the fields 
 
 
 def reached(modules: Iterable[str]) -> set[str]:
-    """The modules and, transitively, every module of ours that they import."""
+    """The modules and, transitively, every module of ours that they import.
+
+    The kernels' package alone stands for itself; with one of its modules, which is how they compute, all of it counts.
+    """
     found: set[str] = set()
     waiting = list(modules)
+    how = any(module.startswith(f"{KERNELS}.") for module in waiting)
     while waiting:
         module = waiting.pop()
         if module not in found:
             found.add(module)
             path = _file(module)
-            if path and _is_ours(module):
+            if path and _is_ours(module) and (how or module != KERNELS):
                 waiting.extend(_read(module, path)[1])
     return found
 

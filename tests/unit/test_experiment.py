@@ -96,8 +96,8 @@ def test_code_is_fingerprinted_without_importing_it():
     """KeOps, once imported, prints to stdout, where a command's JSON stands alone."""
     code = (
         "import sys; from vlws import fingerprint\n"
-        "found = fingerprint.reached({'vlws_kernels', 'vlws.methods.sugar'})\n"
-        "assert {'vlws_kernels.ops', 'vlws.models.hub'} <= found\n"
+        "found = fingerprint.reached({'vlws_kernels.engine', 'vlws.methods.sugar'})\n"
+        "assert {'vlws_kernels.keops', 'vlws.models.hub'} <= found\n"
         "print(*{'keopscore', 'pykeops', 'torch'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -232,6 +232,19 @@ def test_changed_code_changes_the_key(package):
         keys.append(python(KEY, package).stdout)
         (package / file).write_text(text)
     assert len(set(keys)) == 5
+
+
+def test_kernels_count_by_the_version_of_their_values(package):
+    """As torch does by its version: how they compute may change, and what was computed with them stays."""
+    (package / "vlws_kernels/__init__.py").write_text("from vlws_kernels.top import value\n\nVALUES = 1\n")
+    cells = "from vlws_kernels import value\n\ndef cell(arm, seed):\n    return value(seed)\n"
+    (package / "cells.py").write_text(cells)
+    keys = []
+    for file, old, new in [("deep.py", "1", "1"), ("deep.py", "1", "5"), ("__init__.py", "= 1", "= 2")]:
+        text = (package / "vlws_kernels" / file).read_text()
+        (package / "vlws_kernels" / file).write_text(text.replace(old, new))
+        keys.append(python(KEY, package).stdout)
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_docstrings_comments_and_formatting_keep_the_key(package):
