@@ -10,7 +10,6 @@ from vlws_kernels.reductions import info_nce, max_sim, mmd
 VALUES = 1
 
 __all__ = [
-    "VALUES",
     "alignment_path",
     "dtw",
     "expected_alignment",

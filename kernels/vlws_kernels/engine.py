@@ -247,14 +247,15 @@ def _bind(
     from pykeops.common.operations import postprocess
     from pykeops.torch import Genred
 
+    from vlws_kernels.binder import PlainBinder
+
     cuda = device.type == "cuda"
     plan = Genred(formula, list(aliases), reduction_op=reduction, axis=1, opt_arg=k, sum_scheme="direct_sum")
     flags = {**plan.optional_flags, "multVar_highdim": 0}
     index = (device.index or 0) if cuda else -1
     where = (int(cuda), 0, int(cuda), batched, index)
-    binder = keops_binder["nvrtc" if cuda else "cpp"](
-        *where, plan.formula, plan.aliases, plan.nargs, dtype, "torch", flags
-    ).import_module()
+    load = keops_binder["nvrtc"] if cuda else keops_binder["cpp"] if batched else PlainBinder
+    binder = load(*where, plan.formula, plan.aliases, plan.nargs, dtype, "torch", flags).import_module()
 
     first = {kind: next((k for k, alias in enumerate(aliases) if f"={kind}(" in alias), None) for kind in ("Vi", "Vj")}
 

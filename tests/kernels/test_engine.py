@@ -152,7 +152,7 @@ def test_two_processes_compile_at_once(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.pkl")), "KeOps's unlocked pickles must not be written"
 
     # A compilation that was killed half way: what it left is neither believed nor in the way.
-    library = next(tmp_path.rglob("pykeops_cpp_*.so"))
+    library = next(tmp_path.rglob("*.so"))
     (tmp_path / "compiling").touch()
     library.write_bytes(library.read_bytes()[:1000])
     for path in tmp_path.rglob("*.nfo"):
@@ -227,7 +227,7 @@ def test_a_home_that_a_shell_would_not_take_as_it_is(tmp_path: Path) -> None:
     Path(link).unlink()
     assert value == "0.0"
     assert shlex.quote(link) == link
-    assert list((tmp_path / name / ".cache" / "vlws_kernels").rglob("pykeops_cpp_*.so"))
+    assert list((tmp_path / name / ".cache" / "vlws_kernels").rglob("*.so"))
 
 
 @needs_compiler
