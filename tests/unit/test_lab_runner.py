@@ -379,7 +379,7 @@ def test_an_interrupted_run_is_cancelled_and_leaves_no_process(workspace, sign):
     child = started("run", "01", "--json")
     until(lambda: list(workspace.glob("runs/*/*/reached")), "the cell")
     child.send_signal(sign)
-    out, err = child.communicate(timeout=30)
+    out, err = child.communicate(timeout=300)
     assert child.returncode == 130
     assert json.loads(out)["error"].startswith("interrupted")
     assert "Traceback" not in err
@@ -411,7 +411,7 @@ def test_kill_9_half_way_loses_nothing_and_is_not_believed(workspace):
     cache = workspace / ".cache"
     until(lambda: (cache / "began-2").exists() and len(list(cache.glob("experiment/t/[!.]*.json"))) == 2, "two cells")
     child.kill()
-    child.communicate(timeout=10)
+    child.communicate(timeout=300)
     until(lambda: not processes_of(workspace), "the end of all processes", 10)
     (record,) = records.records()
     assert json.loads(Path(record["folder"], "run.json").read_text())["status"] == "running"
