@@ -83,6 +83,35 @@ def test_kernels_equal_float64(rule: str, shape: tuple, no_torch: list) -> None:
         )
 
 
+@pytest.mark.parametrize("width", [16, 32, 64])
+@pytest.mark.parametrize("rule", ["gak", "soft", "dtw"])
+@pytest.mark.parametrize("dim", [3, 40])
+def test_registers_of_every_width(width: int, rule: str, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SSE and NEON, AVX2, AVX-512: compilers take vectors of any width, on whatever CPU this is."""
+    monkeypatch.setattr(engines.operations(), "VECTOR_BYTES", width)
+    x, y = torch.randn(4, 7, dim, generator=drawn(6)), torch.randn(19, 6, dim, generator=drawn(7))
+    assert keops.lanes_of(x) == width // 4
+    lengths = torch.tensor([7, 1, 4, 6]), None
+    value = RULES[rule](x, y, *lengths, engine="keops")
+    expected = RULES[rule](x.double(), y.double(), *lengths, engine="reference")
+    torch.testing.assert_close(value.double(), expected, rtol=2e-6, atol=2e-6)
+    ours = gradients(rule, x, y, lengths, "keops")
+    theirs = gradients(rule, x.double(), y.double(), lengths, "torch")
+    for found, right in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(found.double(), right, rtol=2e-6, atol=2e-6 * float(right.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_long_sequences_far_apart(dtype: torch.dtype, no_torch: list) -> None:
+    """Most cells are passed with a probability that no float holds: such slopes are 0, the others as exact as ever."""
+    x = 6 * torch.randn(3, 70, 3, generator=drawn(8), dtype=torch.float64)
+    ours = gradients("soft", x.to(dtype), None, (None, None), "keops")[0]
+    no_torch.append(True)
+    theirs = gradients("soft", x.to(dtype).double(), None, (None, None), "torch")[0]
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-10  # theirs sums logarithms of thousands
+    torch.testing.assert_close(ours.double(), theirs, rtol=tolerance, atol=tolerance * float(theirs.abs().max()))
+
+
 def test_many_dimensions_far_from_zero(no_torch: list) -> None:
     """The sums of S (x - y) are formed of x and y less their mean."""
     x = torch.randn(6, 9, 40, generator=drawn(1)) + 300
