@@ -23,12 +23,14 @@ from vlws.verdicts import (
     JUDGED,
     OPPOSED,
     SUPPORTED,
+    UNDECIDED,
     badge,
     criterion,
     gate_passed,
     gate_reason,
     holm_verdicts,
     recompute,
+    remedy,
     strip,
 )
 
@@ -293,5 +295,6 @@ def _interval(m: Measure) -> str:
 
 def _measure_row(m: Measure) -> list[str]:
     unit = f"{m.unit}, {count(m.n_seeds, m.per)}; wanted {criterion(m)}"
+    told = muted(remedy(m.to_dict())) if m.verdict == UNDECIDED else ""
     measured = f'<span style="white-space:nowrap"><b>{number(m.value)}</b>{_interval(m)}</span>{strip(m)}{muted(unit)}'
-    return [*_claim_row(m), "–" if m.value is None else measured, badge(m.verdict) + muted(m.why)]
+    return [*_claim_row(m), "–" if m.value is None else measured, badge(m.verdict) + muted(m.why) + told]

@@ -61,6 +61,45 @@ def _nearest_edge(claim: Mapping[str, Any], value: float) -> float:
     return min((claim["threshold"] + s * claim["tolerance"] for s in (-1, 1)), key=lambda edge: abs(edge - value))
 
 
+def seeds_to_decide(measure: Mapping[str, Any], most: int = 1000) -> int | None:
+    """How many seeds would decide an undecided claim, if their mean and their spread stayed as they are.
+
+    None where none up to `most` would, and for seeds that share their test items, whose noise more seeds do not lower.
+
+    >>> claim = {"direction": "greater", "threshold": 0.05, "verdict": "undecided", "value": 0.09}
+    >>> seeds_to_decide(claim | {"values": [0.04, 0.14, 0.09]})
+    9
+    >>> seeds_to_decide(claim | {"values": [0.04, 0.14, 0.09], "value": 0.0501}) is None  # at the threshold itself
+    True
+    """
+    from scipy.stats import t
+
+    values = np.asarray(measure.get("values") or ())
+    if measure["verdict"] != UNDECIDED or measure.get("shared_items") or len(values) < 2 or values.std() == 0:
+        return None
+    gap = abs(measure["value"] - _nearest_edge(measure, measure["value"]))
+    items = np.sqrt(np.mean(np.square(measure.get("item_se") or 0.0)))
+    n = np.arange(len(values) + 1, most + 1)
+    half = np.maximum(t.ppf(0.975, n - 1) * values.std(ddof=1), stats.Z * items) / np.sqrt(n)
+    return int(n[np.argmax(half < gap)]) if (half < gap).any() else None
+
+
+def remedy(measure: Mapping[str, Any]) -> str:
+    """What would decide an undecided claim, in words, and what it costs; empty for any other.
+
+    >>> claim = {"direction": "greater", "threshold": 0.05, "verdict": "undecided", "value": 0.09}
+    >>> remedy(claim | {"values": [0.04, 0.14, 0.09]})
+    'about 9 seeds would decide it, 3 times this run, if mean and spread stay'
+    """
+    if measure["verdict"] != UNDECIDED or len(measure.get("values") or ()) < 2:
+        return ""
+    n = seeds_to_decide(measure)
+    if n is None:
+        what = "more test items" if measure.get("shared_items") else "a larger effect"
+        return f"more seeds alone would not decide it; {what} would"
+    return f"about {n} seeds would decide it, {n / len(measure['values']):.2g} times this run, if mean and spread stay"
+
+
 def verdict(claim: Mapping[str, Any], low: float | None, high: float | None) -> tuple[str, str]:
     """The verdict and its reason in words, of a measure as a dict and its interval.
 

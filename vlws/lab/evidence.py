@@ -52,6 +52,7 @@ class Row:
     verdict: str = NOT_MEASURED
     holm: str = ""  # the verdict after Holm's correction over the claims that were measured with it
     why: str = ""
+    remedy: str = ""  # what would decide an undecided claim, and what it costs
     preset: str = ""
     kind: str = ""  # run, results or notebook
     source: str = ""  # which run, or what stands in for one
@@ -85,6 +86,7 @@ def rows_of(
                 "slug": slug,
                 "seeds": m.get("n_seeds") or 0,
                 "holm": corrected[m["id"]] if m.get("p") is not None else "",
+                "remedy": verdicts.remedy(m),
             }
             | {"stale": old, "anchor": anchor, **said}
         )
@@ -255,11 +257,25 @@ def results_markdown() -> str:
         lines += [""] * bool(result["gates"])
         lines += ["| claim | | paper | wanted | measured (95 % interval) | over | verdict | after Holm |"]
         lines += ["|---|---|---|---|---|---|---|---|"]
-        lines += [_markdown_row(row) for row in rows_of(slug, result["measures"], run, "results")]
-        lines.append("")
+        rows = rows_of(slug, result["measures"], run, "results")
+        lines += [*map(_markdown_row, rows), "", *_undecided(rows, result["seconds"])]
     if not evidence:
         lines += ["No full run has been kept yet.", ""]
     return "\n".join(lines)
+
+
+def _undecided(rows: Sequence[Row], seconds: float | None) -> list[str]:
+    """A line of Markdown for each undecided claim: what would decide it, and what a seed costs."""
+    each = [f"- {row.id}: {row.remedy}." for row in rows if row.remedy]
+    repetitions = max((row.seeds for row in rows if row.per == "seed"), default=0)
+    if not each:
+        return []
+    cost = (
+        f" One seed of all arms takes {duration(seconds / repetitions)} of computing."
+        if seconds and repetitions
+        else ""
+    )
+    return [f"What would decide the undecided.{cost}", "", *each, ""]
 
 
 def _markdown_row(row: Row) -> str:

@@ -69,7 +69,7 @@ def claims(chapter: One = None, as_json: Json = False) -> None:
     from vlws.lab.chapters import chapter as find
 
     names = ["id", "says", "where", "metric", "unit", "paper", "direction", "threshold", "tolerance"]
-    names += ["value", "low", "high", "p", "verdict", "holm", "why", "preset"]
+    names += ["value", "low", "high", "p", "verdict", "holm", "why", "remedy", "preset"]
     rows, lines = [], []
     slug = find(chapter).slug if chapter else None
     for row in evidence.standing().values():
