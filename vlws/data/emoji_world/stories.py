@@ -173,16 +173,20 @@ def corpus(n: int, seed: int, mix: dict[str, float] | None = None, lone: bool = 
         four events as picture, sentence, or both; then the question what the last picture shows. Its `lone` slice is
         that picture.
     pair: a picture and its caption; the `lone` slice is the caption.
-    question: a picture (or several, or a reference and a picture) and a question with its answer.
+    question: a picture (or several, or a reference and a picture) and a question with its answer, kinds in turn; the
+        name of one of QUESTIONS asks for questions of that kind.
 
     >>> found = corpus(20, seed=0, mix={"pair": 1.0})
     >>> len(found), found.images.shape[1:], found.documents[0].slices[0].is_image, found.documents[0].lone.text
     (20, (32, 32, 3), True, 'look at a purple bicycle left of a red sunflower.')
     """
     mix = MIX if mix is None else mix
+    unknown = [kind for kind in mix if kind not in ("story", "pair", "question", *QUESTIONS)]
+    if unknown:
+        raise InputError(f"mix names {unknown[0]!r}; accepted are story, pair, question, {', '.join(QUESTIONS)}.")
     rng = np.random.default_rng(seed)
     counts = {kind: round(n * share) for kind, share in mix.items()}
-    counts["question"] = n - counts.get("story", 0) - counts.get("pair", 0)
+    counts["question"] = max(0, n - sum(count for kind, count in counts.items() if kind != "question"))
     album, documents = Album(seed), []
     group: list[Story] = []
     for k in range(counts.get("story", 0)):
@@ -194,9 +198,9 @@ def corpus(n: int, seed: int, mix: dict[str, float] | None = None, lone: bool = 
         picture = view(draw_things(int(rng.integers(1, 3)), rng), rng)
         text = caption(picture, int(rng.integers(len(CAPTIONS))))
         documents.append(Document((album.add(picture), text), lone=replace(text, supervised=False) if lone else None))
-    makers = tuple(QUESTIONS.values())
-    for k in range(counts["question"]):
-        documents.append(makers[k % len(makers)](album, rng))
+    kinds = [kind for kind, count in counts.items() if kind in QUESTIONS for _ in range(count)]
+    kinds += [tuple(QUESTIONS)[k % len(QUESTIONS)] for k in range(counts["question"])]
+    documents += [QUESTIONS[kind](album, rng) for kind in kinds]
     order = rng.permutation(len(documents))
     return Documents(tuple(documents[i] for i in order), album)
 
