@@ -18,6 +18,15 @@ def test_the_same_seed_gives_the_same_documents():
     assert one.documents != other.documents
 
 
+def test_a_mix_names_kinds_of_questions_too():
+    found = stories.corpus(20, 3, {"pair": 0.2, "presence": 0.5, "question": 0.3})
+    asked = [d for d in found.documents if d.answer]
+    assert len(asked) == 16
+    assert sum(d.choices == ("yes", "no") for d in asked) == 11  # ten, and the first of six of every kind in turn
+    with pytest.raises(InputError, match="mix names 'presense'; accepted are story, pair, question, presence, "):
+        stories.corpus(4, 3, {"presense": 1.0})
+
+
 def test_every_word_has_a_picture_and_every_kind_three_words():
     assert len(STORY_WORDS) == 24
     assert all(len(words) == 3 for words in STORY_KINDS.values())
