@@ -287,7 +287,7 @@ def ship(adapter: Adapter, history: History, out: Path, gates: dict[str, float])
     results = evaluate(adapter)
     check_gates("llava-emoji", results, gates)
     text = card(adapter, history, results, gates)
-    return write_checkpoint(out, adapter.model, adapter.processor, text, {"language loss": history})
+    return write_checkpoint(out, adapter.model, adapter.processor, text, {"loss, with that of attention": history})
 
 
 @torch.no_grad()
@@ -317,6 +317,7 @@ def _same(told: str, answer: str) -> bool:
 def card(adapter: Adapter, history: History, results: dict[str, float], gates: dict[str, float]) -> str:
     """The model card: what it saw, what it can do, and its hash."""
     steps = int(history[-1]["step"])
+    mix = ", ".join(f"{kind} {share:.0%}" for kind, share in MIX.items())
     size = sum(p.numel() for p in adapter.model.parameters())
     return f"""# llava-emoji
 
@@ -332,9 +333,11 @@ mllm = load_mllm("llava-emoji")
 
 - Vision tower: that of clip-emoji, frozen (layer -2, class token dropped), as LLaVA takes CLIP's.
 - Data: `vlws.data.emoji_world.stories.corpus`, {steps * BATCH:,} documents drawn as it trained, no picture twice: \
-stories ({stories.MIX["story"]:.0%}), pictures with captions ({stories.MIX["pair"]:.0%}), and questions on one or \
-several pictures ({stories.MIX["question"]:.0%}).
-- Loss: cross-entropy of the sentences of stories, of captions, and of answers.
+{mix}; none of them stories in the first {FIRST_STEPS:,} steps.
+- Loss: cross-entropy of the sentences of stories, of captions, and of answers; and {GROUNDING} times that of two \
+attention heads that are told where to look: in the first layer a word looks at the patches that show it (or at the \
+start token), in the second the end of a question looks at the things that it names. By the language loss alone, 6,000 \
+steps left presence at chance (0.47) and the colour of one of several things at 0.48.
 - A prompt is the document itself: pictures and sentences in their order, the question last. No roles, no system text.
 - Seeds: {CORPUS_SEED:,} and above. Chapters and tests keep below 900,000; the gates use {GATE_SEED:,}.
 - Training: {steps:,} steps of {BATCH}, AdamW, OneCycle to {LEARNING_RATE}, gradients clipped at 1, one CPU thread. \
