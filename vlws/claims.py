@@ -113,7 +113,7 @@ class ChapterClaims:
     >>> chapter.gate("knows", [0.97, 0.98]), chapter.gate("headroom", [0.02, 0.04])
     (True, False)
     >>> chapter.measure("04.C2", [0.11, 0.13, 0.12]).why  # the gate that failed
-    'Clutter costs the image-only detector what CMER could win back. 0.030, needed at least 0.100'
+    'Clutter costs the image-only detector what CMER could win back. 0.030, needed at least 0.050'
     >>> print(repr(chapter.verdicts()).splitlines()[1])
     04.C2: AUROC(CMER) − AUROC(image only)
     >>> print(repr(chapter.claimed()).splitlines()[0])
@@ -219,7 +219,7 @@ def open_chapter(chapter: str, preset: str = "cpu") -> ChapterClaims:
 
     >>> chapter = open_chapter("04_cmg")
     >>> chapter.chapter, list(chapter.claims)[:2], list(chapter.gates)
-    ('04', ['04.C1', '04.C2'], ['knows', 'headroom'])
+    ('04', ['04.C1', '04.C2'], ['knows', 'headroom', 'teachable'])
     """
     folder = paths.notebooks() / "claims"
     found = sorted(folder.glob(f"{chapter}.yaml")) or sorted(folder.glob(f"{chapter}_*.yaml"))
