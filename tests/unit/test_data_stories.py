@@ -107,6 +107,19 @@ def test_twins_share_a_question_and_not_an_answer():
         assert {one.answer, two.answer} == set(one.choices) == set(two.choices)
 
 
+def test_a_retelling_keeps_every_event_and_a_twin_changes_one():
+    found = story_sets.retellings(40, 5)
+    assert len({d.slices for d in (*found.stories, *found.retold, *found.twins)}) == 120
+    for story, again, twin in zip(found.stories, found.retold, found.twins, strict=True):
+        pictures = [[s.features[1] for s in d.slices if s.is_image] for d in (story, again, twin)]  # "red cat"
+        assert pictures[0] == pictures[1]
+        words = [[s.features[0] for s in d.slices if not s.is_image] for d in (story, again, twin)]
+        assert words[0] == words[1]
+        assert (pictures[0] != pictures[2]) + (words[0][4] != words[2][4]) == 1
+        texts = [[s.text for s in d.slices if not s.is_image] for d in (story, again)]
+        assert all(a != b for a, b in zip(*texts, strict=True))
+
+
 def test_positions_move_the_useful_picture_alone():
     found = story_sets.positions(3, 9)
     for k in range(3):

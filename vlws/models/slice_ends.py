@@ -1,7 +1,7 @@
 """What a training of Sugar reads at each step: documents, and the slice ends whose prefixes are compared."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,7 +47,9 @@ def draw_steps(
 ) -> list[Draw]:
     """What each step reads: `batch_size` documents and, of each with a lone slice, `ends` slice ends and that slice.
 
-    Slice ends are random ones and the last. Documents of questions alone have no ends: only their answers are learned.
+    Slice ends are random ones and the last. The lone slice is read by itself, and its prefix is all of its document and
+    it: that of the slice alone is so short that its label with any long one is near 0, whatever it shows. Documents of
+    questions alone have no ends: only their answers are learned.
     The same for all arms. `use`: "document" indices that stand for the documents' own (fewer documents, as many steps).
 
     Raises:
@@ -107,7 +109,10 @@ def _anchors(
         told = len(document.slices) - bool(document.answer)  # the question belongs to the answer
         picked = [told - 1, *rng.permutation(told - 1)[: ends - 1].tolist()]
         anchors += [(k, s, i, offsets[i] + torch.arange(s + 1)) for s in picked]
-        anchors.append((len(sequences), 0, i, torch.tensor([offsets[i] + len(document.slices)])))
+        whole = torch.arange(told)
+        if replace(document.slices[told - 1], supervised=False) != document.lone:
+            whole = torch.cat([whole, torch.tensor([len(document.slices)])])
+        anchors.append((len(sequences), 0, i, offsets[i] + whole))
         sequences.append(Document((document.lone,)))
     return sequences, anchors
 

@@ -13,7 +13,7 @@ import numpy as np
 from vlws.data.documents import Document, Documents, Pictured, Slice
 from vlws.data.emoji_world.questions import KEEPER_QUESTION, KEEPERS, QUESTIONS, ask, colour_of_one, twin_questions
 from vlws.data.emoji_world.scenes import COLOURS
-from vlws.data.emoji_world.stories import EVENTS, LAST_QUESTION, near_twin, sample, tell
+from vlws.data.emoji_world.stories import EVENTS, LAST_QUESTION, near_twin, retold, sample, tell
 from vlws.data.emoji_world.story_pictures import (
     CAPTIONS,
     STORY_WORDS,
@@ -76,6 +76,36 @@ def retrieval_split(n: int, seed: int) -> RetrievalSplit:
     first = EVENTS * np.arange(n)
     seen = first[:, None] + np.arange(EVENTS - 1)
     return RetrievalSplit(tuple(queries), tuple(interleaved), tuple(pool), first + EVENTS - 1, seen, album)
+
+
+@dataclass(frozen=True)
+class Retellings(Pictured):
+    """Stories; each again in other words and with new pictures; and so its near-twin, which differs in one attribute.
+
+    >>> found = retellings(3, seed=0)
+    >>> len(found.stories) == len(found.retold) == len(found.twins), len(found.stories[0].slices)
+    (True, 9)
+    """
+
+    stories: tuple[Document, ...]
+    retold: tuple[Document, ...]
+    twins: tuple[Document, ...]
+    album: Album
+
+
+def retellings(n: int, seed: int) -> Retellings:
+    """n stories with five sentences and four pictures; of each, a retelling and its near-twin's in the same words.
+
+    >>> found = retellings(20, seed=0)
+    >>> sum(a.slices[0].text == b.slices[0].text for a, b in zip(found.retold, found.twins))  # the first event
+    20
+    """
+    album, parts = Album(seed), ([], [], [])
+    for k, story in enumerate(sample(n, seed)):
+        for part, one in zip(parts, (story, retold(story, seed + k), near_twin(story, seed + k)), strict=True):
+            pictures = [album.add(v) for v in one.views()[:4]] + [Slice()]
+            part.append(Document(tuple(tell(one, pictures, [True] * 4 + [False], [True] * EVENTS))))
+    return Retellings(*map(tuple, parts), album)
 
 
 @dataclass(frozen=True)
