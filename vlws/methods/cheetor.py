@@ -380,6 +380,27 @@ class Cheetor:
             parts.append(part)
         return joined_states(parts)
 
+    def answer_logits(self, states: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits "token vocab" of the answers' tokens from cached states, and these tokens "token", sample by sample.
+
+        >>> from vlws.models.families import load_mllm
+        >>> cheetor = Cheetor(load_mllm("blip2-emoji", "cpu"))
+        >>> prompts, images = ["<image> what colour is the cat?"], [[np.zeros((48, 48, 3), np.uint8)]]
+        >>> logits, tokens = cheetor.answer_logits(cheetor.states(prompts, images, ["red"]))
+        >>> len(logits) == len(tokens), int((tokens == IGNORED).sum())
+        (True, 0)
+        """
+        hidden, places = states["hidden"], states["places"]
+        h = states["h"].repeat_interleave(places.shape[1], 0)  # "(sample image) D"
+        instructions = {name: value.flatten(0, 1) for name, value in states.items() if name.startswith("qformer_")}
+        added = self.second_look(self.adapter, h, states["features"].flatten(0, 1), instructions)
+        rows = torch.arange(len(hidden), device=hidden.device).repeat_interleave(places.shape[1])
+        where = (rows[:, None], places.flatten(0, 1))  # "(sample image) token"
+        hidden = hidden.index_put(where, added.to(hidden.dtype), accumulate=True)
+        answered = (targets := states["labels"][:, 1:]) != IGNORED
+        logits = upper_logits(self.adapter, self.layer, states, hidden, answered)  # "answered vocab"
+        return logits, targets[answered]
+
     def loss(self, states: dict[str, Tensor]) -> Tensor:
         """Mean cross-entropy of the answers' tokens: the loss that `run` gives, from cached states.
 
@@ -391,16 +412,8 @@ class Cheetor:
         >>> torch.isclose(loss, cheetor.run(batch).loss, atol=1e-4).item()
         True
         """
-        hidden, places = states["hidden"], states["places"]
-        h = states["h"].repeat_interleave(places.shape[1], 0)  # "(sample image) D"
-        instructions = {name: value.flatten(0, 1) for name, value in states.items() if name.startswith("qformer_")}
-        added = self.second_look(self.adapter, h, states["features"].flatten(0, 1), instructions)
-        rows = torch.arange(len(hidden), device=hidden.device).repeat_interleave(places.shape[1])
-        where = (rows[:, None], places.flatten(0, 1))  # "(sample image) token"
-        hidden = hidden.index_put(where, added.to(hidden.dtype), accumulate=True)
-        answered = (targets := states["labels"][:, 1:]) != IGNORED
-        logits = upper_logits(self.adapter, self.layer, states, hidden, answered)  # "answered vocab"
-        return F.cross_entropy(logits.float(), targets[answered])
+        logits, tokens = self.answer_logits(states)
+        return F.cross_entropy(logits.float(), tokens)
 
 
 def guidance_position(batch: Batch) -> Tensor:

@@ -5,7 +5,7 @@ of one kind, near-twins, questions over several pictures, stories without their 
 knowledge base. Seeds as in `vlws.data.emoji_world.scenes`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -122,8 +122,10 @@ class PairSet(Pictured):
     album: Album
 
 
-def pair_set(n: int, seed: int) -> PairSet:
-    """n pictures of two things, all different, and their captions.
+def pair_set(n: int, seed: int, without: Collection[str] = ()) -> PairSet:
+    """n pictures of two things, all different, and their captions; none is a picture that `without` names.
+
+    without: what pictures show, as `phrase` says it (`shown_in` gives that of training documents).
 
     >>> len({document.slices[0].text for document in pair_set(20, seed=0).texts})
     20
@@ -132,14 +134,30 @@ def pair_set(n: int, seed: int) -> PairSet:
     album, views = Album(seed), {}
     while len(views) < n:
         picture = view(draw_things(2, rng), rng)
-        views.setdefault(phrase(picture), picture)
+        if phrase(picture) not in without:
+            views.setdefault(phrase(picture), picture)
     pictures = tuple(Document((album.add(v),)) for v in views.values())
     texts = tuple(Document((caption(v, int(rng.integers(len(CAPTIONS)))),)) for v in views.values())
     return PairSet(pictures, texts, album)
 
 
-def winoground(n: int, seed: int) -> PairSet:
-    """n pairs of pairs, rows 2k and 2k+1: the same words in another order (colours or places change hands).
+def shown_in(found: Documents) -> frozenset[str]:
+    """What each picture of these documents shows, in words: pictures that show the same have the same words.
+
+    >>> from vlws.data.emoji_world import stories
+    >>> len(shown_in(stories.corpus(20, seed=0, mix={"pair": 1.0})))
+    20
+
+    Raises InputError for documents whose pictures are given and not drawn.
+    """
+    if not isinstance(found.album, Album):
+        raise InputError("documents with pictures of their own were given; what is shown is known of drawn ones.")
+    return frozenset(phrase(picture) for picture in found.album.views)
+
+
+def winoground(n: int, seed: int, without: Collection[str] = ()) -> PairSet:
+    """n pairs of pairs, rows 2k and 2k+1: the same words in another order (of two pairs, in the first places change
+    hands, in the second colours); none is a picture that `without` names, as in `pair_set`.
 
     >>> one, other = (document.slices[0].text for document in winoground(1, seed=0).texts)
     >>> one, other
@@ -147,13 +165,15 @@ def winoground(n: int, seed: int) -> PairSet:
     """
     rng = np.random.default_rng(seed)
     album, pictures, texts = Album(seed), [], []
-    for k in range(n):
+    while len(pictures) < 2 * n:
         a, b = draw_things(2, rng)
         b = replace(b, colour=pick_other(COLOURS, a.colour, rng))
-        other = (Thing(a.word, b.colour), Thing(b.word, a.colour)) if k % 2 else (b, a)
+        other = (Thing(a.word, b.colour), Thing(b.word, a.colour)) if len(pictures) % 4 else (b, a)
         form = int(rng.integers(len(CAPTIONS)))
-        for things in ((a, b), other):
-            picture = view(things, rng)
+        both = [view(things, rng) for things in ((a, b), other)]
+        if any(phrase(picture) in without for picture in both):
+            continue
+        for picture in both:
             pictures.append(Document((album.add(picture),)))
             texts.append(Document((caption(picture, form),)))
     return PairSet(tuple(pictures), tuple(texts), album)
