@@ -3,8 +3,10 @@
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from vlws.data.documents import Documents
 from vlws.data.emoji_world import stories, story_sets
 from vlws.data.emoji_world.scenes import COLOURS
 from vlws.data.emoji_world.story_pictures import KIND_OF, STORY_KINDS, STORY_WORDS, sprite
@@ -85,6 +87,21 @@ def test_winoground_pairs_have_the_same_words_in_another_order():
         assert one != two
         assert Counter(one.rstrip(".").split()) == Counter(two.rstrip(".").split())
         assert (found.images[k] != found.images[k + 1]).any()
+
+
+@pytest.mark.parametrize("make", [story_sets.pair_set, story_sets.winoground])
+def test_pairs_of_a_test_show_nothing_that_training_shows(make):
+    free = make(60, 9)
+    without = sorted(story_sets.shown_in(Documents((), free.album)))[::5]
+    kept = make(60, 9, without)
+    assert len(kept.pictures) == len(kept.texts) == len(free.pictures)
+    assert not story_sets.shown_in(Documents((), kept.album)) & set(without)
+    assert (make(60, 9, ["a red unicorn"]).images == free.images).all()
+
+
+def test_what_pictures_of_a_reader_show_is_not_known():
+    with pytest.raises(InputError, match="known of drawn ones"):
+        story_sets.shown_in(Documents((), np.zeros((1, 32, 32, 3), np.uint8)))
 
 
 def test_presence_is_balanced_and_adversarial():

@@ -32,6 +32,7 @@ from vlws.methods.cheetor import (
     guidance_position,
 )
 from vlws.models import added
+from vlws.models.adapter import IGNORED
 from vlws.models.attention import attention_map, least_attended, significance
 from vlws.models.families import adapt, load_mllm
 from vlws.models.upper import upper_layers
@@ -233,6 +234,22 @@ def test_cached_states_give_the_loss_and_the_gradients_of_the_whole_model(proces
         found[name] = [value.detach(), *(p.grad.clone() for p in cheetor.trainable_parameters())]
     for fast, slow in zip(found["states"], found["hooks"], strict=True):
         torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-6)
+
+
+def test_logits_of_answers_are_those_of_the_whole_model_and_follow_the_guidance_that_is_given(processor):
+    mllm = blip2(processor)
+    cheetor = moved(Cheetor(mllm))
+    prompts, pictures, answers = samples(5)
+    states = cheetor.states(prompts, pictures, answers, chunk=2)
+    with torch.no_grad():
+        logits, tokens = cheetor.answer_logits(states)
+        batch = mllm.encode(prompts, pictures, answers=answers)
+        answered = batch.labels[:, 1:] != IGNORED
+        torch.testing.assert_close(logits, cheetor.run(batch).logits[:, :-1][answered], rtol=1e-4, atol=1e-5)
+        assert tokens.tolist() == batch.labels[:, 1:][answered].tolist()
+        other, same = cheetor.answer_logits(states | {"h": states["h"].roll(1, 0)})
+    assert (same == tokens).all()
+    assert not torch.allclose(other, logits)
 
 
 def test_left_padding_changes_no_answer(processor):
