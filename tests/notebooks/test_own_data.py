@@ -107,7 +107,7 @@ def test_unike_on_a_folder_of_edits(tmp_path, run):
 
 @pytest.mark.slow
 def test_the_experiment_runs_beside_own_data_where_asked_for(tmp_path, run, pictures):
-    result, record, _ = run("04", *SMALL, f"data={pictures}", "own_only=false")
+    result, record, _ = run("04", *SMALL[1:], "seeds=1", f"data={pictures}", "own_only=false")
     assert result.returncode == 0, result.stderr[-4000:]
     assert record["status"] == "ok"
     assert json.loads(kept(tmp_path, "measures.json").read_text())
