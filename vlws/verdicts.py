@@ -85,7 +85,7 @@ def seeds_to_decide(measure: Mapping[str, Any], most: int = 1000) -> int | None:
 
 
 def remedy(measure: Mapping[str, Any]) -> str:
-    """What would decide an undecided claim, in words, and what it costs; empty for any other.
+    """What would decide an undecided claim, in words, and whether the paper's own effect is ruled out; else empty.
 
     >>> claim = {"direction": "greater", "threshold": 0.05, "verdict": "undecided", "value": 0.09}
     >>> remedy(claim | {"values": [0.04, 0.14, 0.09]})
@@ -93,11 +93,14 @@ def remedy(measure: Mapping[str, Any]) -> str:
     """
     if measure["verdict"] != UNDECIDED or len(measure.get("values") or ()) < 2:
         return ""
-    n = seeds_to_decide(measure)
+    n, paper, low, high = seeds_to_decide(measure), measure.get("paper"), measure.get("low"), measure.get("high")
+    known = paper is not None and low is not None and high is not None
+    excluded = f"; the paper's {number(paper)} is outside the interval" if known and not low <= paper <= high else ""
     if n is None:
         what = "more test items" if measure.get("shared_items") else "a larger effect"
-        return f"more seeds alone would not decide it; {what} would"
-    return f"about {n} seeds would decide it, {n / len(measure['values']):.2g} times this run, if mean and spread stay"
+        return f"more seeds alone would not decide it; {what} would{excluded}"
+    cost = f"about {n} seeds would decide it, {n / len(measure['values']):.2g} times this run, if mean and spread stay"
+    return cost + excluded
 
 
 def verdict(claim: Mapping[str, Any], low: float | None, high: float | None) -> tuple[str, str]:

@@ -42,6 +42,12 @@ def test_the_noise_of_the_items_counts_too():
         ({}, "about 23 seeds would decide it, 7.7 times this run, if mean and spread stay"),
         ({"values": [0.1, -0.1, 0.0001]}, "more seeds alone would not decide it; a larger effect would"),
         ({"shared_items": True}, "more seeds alone would not decide it; more test items would"),
+        (
+            {"paper": 0.5},
+            "about 23 seeds would decide it, 7.7 times this run, if mean and spread stay; "
+            "the paper's 0.500 is outside the interval",
+        ),
+        ({"paper": 0.1}, "about 23 seeds would decide it, 7.7 times this run, if mean and spread stay"),
         ({"values": [0.1, 0.11, 0.12]}, ""),  # decided
         ({"values": [0.1]}, ""),  # not at this scale
     ],
