@@ -94,8 +94,9 @@ def remedy(measure: Mapping[str, Any]) -> str:
     if measure["verdict"] != UNDECIDED or len(measure.get("values") or ()) < 2:
         return ""
     n, paper, low, high = seeds_to_decide(measure), measure.get("paper"), measure.get("low"), measure.get("high")
-    known = paper is not None and low is not None and high is not None
-    excluded = f"; the paper's {number(paper)} is outside the interval" if known and not low <= paper <= high else ""
+    excluded = ""
+    if paper is not None and low is not None and high is not None and not low <= paper <= high:
+        excluded = f"; the paper's {number(paper)} is outside the interval"
     if n is None:
         what = "more test items" if measure.get("shared_items") else "a larger effect"
         return f"more seeds alone would not decide it; {what} would{excluded}"
