@@ -38,15 +38,15 @@ def mllm(request):
     return adapter
 
 
-def editors(mllm) -> dict:
+def editors(mllm, steps: int = MANY) -> dict:
     layers = (mllm.num_layers - 2, mllm.num_layers - 1)
-    config = UniKEConfig(gate="similarity", direction="none", steps=MANY, lr=2e-2)
+    config = UniKEConfig(gate="similarity", direction="none", steps=steps, lr=2e-2)
     return {
-        "fine-tuning": Finetune(mllm, FinetuneConfig(steps=MANY, lr=5e-3)),
-        "LoRA": LoraEditor(mllm, LoraEditConfig(steps=MANY, lr=2e-2)),
-        "T-Patcher": TPatcher(mllm, TPatcherConfig(steps=MANY, lr=3e-2)),
+        "fine-tuning": Finetune(mllm, FinetuneConfig(steps=steps, lr=5e-3)),
+        "LoRA": LoraEditor(mllm, LoraEditConfig(steps=steps, lr=2e-2)),
+        "T-Patcher": TPatcher(mllm, TPatcherConfig(steps=steps, lr=3e-2)),
         "T-Patcher, three losses": TPatcher(
-            mllm, TPatcherConfig(steps=MANY, lr=3e-2, activation=0.1, memory=0.01), CASES[3:]
+            mllm, TPatcherConfig(steps=steps, lr=3e-2, activation=0.1, memory=0.01), CASES[3:]
         ),
         "IKE": IKE(mllm),
         "IKE, demonstrations": IKE(mllm, IKEConfig(demonstrations=2), CASES[3:]),
@@ -108,13 +108,20 @@ def test_methods_that_train_learn_their_edits(made, name):
     assert scores["reliability/generated"].tolist() == [1, 1, 1]
 
 
+@pytest.fixture(scope="module")
+def made_in_few_steps(mllm):
+    """Rounding differs between a batch and a row, and each step of training carries the difference on."""
+    return editors(mllm, steps=5)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_edits_side_by_side_are_as_if_alone(made, name):
+def test_edits_side_by_side_are_as_if_alone(made_in_few_steps, name):
+    made = made_in_few_steps
     together = made[name].edit(*parts(CASES[:2])).logits(*parts(CASES[:2]), torch.arange(2))
     for i in range(2):
         alone = made[name].edit(*parts(CASES[i : i + 1])).logits(*parts(CASES[i : i + 1]))
         length = int(alone.mask.sum())
-        torch.testing.assert_close(together.logits[i, :length], alone.logits[0, :length], atol=2e-2, rtol=1e-2)
+        torch.testing.assert_close(together.logits[i, :length], alone.logits[0, :length], atol=2e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
