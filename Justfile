@@ -89,7 +89,7 @@ gpu *ARGS: setup
 
 # retrain the shipped backbones (`just backbones blip2_emoji` for one)
 [group('check')]
-backbones *NAMES='clip_emoji llava_emoji blip2_emoji blip2_facts vq_emoji morph_emoji': setup
+backbones *NAMES='clip_emoji llava_emoji blip2_emoji llava_pairs blip2_facts vq_emoji morph_emoji': setup
     @for name in {{ NAMES }}; do {{ bin }}/python -m backbones.$name || exit 1; done
 
 # train further bases for chapter 02's full run, one a seed, some 30 minutes each (`just bases 1 2`); they stay in .cache

@@ -38,6 +38,7 @@ from transformers import (
     BlipImageProcessorPil,
     LlamaConfig,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
 )
 
 from backbones.common import History, check_gates, learn_tokenizer, run_recipe, table, work_folder, write_checkpoint
@@ -153,10 +154,10 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Blip2ForCond
 
 
 class Words:
-    """Texts as token ids, each text tokenized once."""
+    """Texts as token ids, each text tokenized once; a picture takes `image_tokens` of them."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.tokenizer, self.known = tokenizer, {}
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, image_tokens: int = QUERIES) -> None:
+        self.tokenizer, self.image_tokens, self.known = tokenizer, image_tokens, {}
         self.things = {word: self._one(f" {word}") for word in (*COLOURS, *cf.PAIR_KINDS, "large", "small")}
 
     def _one(self, word: str) -> int:
@@ -166,9 +167,9 @@ class Words:
         return ids[0]
 
     def ids(self, prompt: str, answer: str) -> tuple[list[int], int]:
-        """(ids of prompt and answer, where the answer begins); "<image>" becomes the query tokens."""
+        """(ids of prompt and answer, where the answer begins); "<image>" becomes the tokens of a picture."""
         if (prompt, answer) not in self.known:
-            images = prompt.replace("<image>", "<image>" * QUERIES)
+            images = prompt.replace("<image>", "<image>" * self.image_tokens)
             start = self.tokenizer(images).input_ids
             rest = self.tokenizer(f" {answer}", add_special_tokens=False).input_ids
             self.known[prompt, answer] = (start + rest + [self.tokenizer.eos_token_id], len(start))
@@ -310,7 +311,7 @@ def exact(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def train_lm(model: Blip2ForConditionalGeneration, words: Words, work: Path, steps: int) -> History:
     """Train the language model on described pictures; a run found in `work` is continued."""
     reader = LateReader(model.language_model, model.config.image_token_id)
-    optimizer, scheduler = _optimizer(reader.parameters(), steps)
+    optimizer, scheduler = one_cycle(reader.parameters(), steps)
     return fit(
         reader,
         lambda reader, batch: answer_loss(reader(batch), batch["labels"]),
@@ -325,7 +326,8 @@ def train_lm(model: Blip2ForConditionalGeneration, words: Words, work: Path, ste
     )
 
 
-def _optimizer(parameters: Any, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def one_cycle(parameters: Any, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW and its schedule, as every stage has them."""
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(
         optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1, cycle_momentum=False
@@ -350,7 +352,7 @@ class PatchReader(nn.Module):
         return rearrange(logits, "b patch label -> b label patch").split(self.sizes, dim=1)
 
 
-def vision_batch(processor: Blip2Processor, step: int, size: int = VISION_BATCH) -> dict[str, torch.Tensor]:
+def vision_batch(processor: ProcessorMixin, step: int, size: int = VISION_BATCH) -> dict[str, torch.Tensor]:
     """Step -> pixel_values "b 3 48 48" and truth "b 3 patch": kind, colour, size; 0 is nothing."""
     pictures = cf.sample(size, CORPUS_SEED + 10_000_000 + step, small=(1, 4))
     truth = np.zeros((size, 3, 9), np.int64)
@@ -361,10 +363,10 @@ def vision_batch(processor: Blip2Processor, step: int, size: int = VISION_BATCH)
     return {"pixel_values": pixels(processor, cf.render(pictures), cf.SIDE), "truth": torch.from_numpy(truth)}
 
 
-def train_vision(model: Blip2ForConditionalGeneration, processor: Blip2Processor, work: Path, steps: int) -> History:
-    """Train the vision tower alone; a run found in `work` is continued."""
-    reader = PatchReader(model.vision_model)
-    optimizer, scheduler = _optimizer(reader.parameters(), steps)
+def train_vision(tower: nn.Module, processor: ProcessorMixin, work: Path, steps: int) -> History:
+    """Train a vision tower alone; a run found in `work` is continued."""
+    reader = PatchReader(tower)
+    optimizer, scheduler = one_cycle(reader.parameters(), steps)
 
     def loss(reader: PatchReader, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return sum(F.cross_entropy(part, batch["truth"][:, k]) for k, part in enumerate(reader(batch)))
@@ -384,14 +386,12 @@ def train_vision(model: Blip2ForConditionalGeneration, processor: Blip2Processor
 
 
 @torch.no_grad()
-def vision_features(
-    model: Blip2ForConditionalGeneration, processor: Blip2Processor, pictures: Sequence[cf.SalientScene]
-) -> torch.Tensor:
+def vision_features(tower: nn.Module, processor: ProcessorMixin, pictures: Sequence[cf.SalientScene]) -> torch.Tensor:
     """ "picture 1+patch d", in half precision."""
     parts = []
     for start in trange(0, len(pictures), 512, desc="features", leave=False):
         images = pixels(processor, cf.render(pictures[start : start + 512]), cf.SIDE)
-        parts.append(model.vision_model(images).last_hidden_state.half())
+        parts.append(tower(images).last_hidden_state.half())
     return torch.cat(parts)
 
 
@@ -432,9 +432,9 @@ def train_qformer(model: Blip2ForConditionalGeneration, processor: Blip2Processo
     torch.manual_seed(0)
     reader = QueryReader(model.qformer)
     pictures = cf.sample(POOL, CORPUS_SEED + 30_000_000, small=(1, 4))
-    features, truth = vision_features(model, processor, pictures), role_truth(pictures)
+    features, truth = vision_features(model.vision_model, processor, pictures), role_truth(pictures)
     order = epochs(POOL, QFORMER_BATCH, CORPUS_SEED + 1)
-    optimizer, scheduler = _optimizer(reader.parameters(), steps)
+    optimizer, scheduler = one_cycle(reader.parameters(), steps)
 
     def batch(step: int) -> dict[str, torch.Tensor]:
         rng, at = np.random.default_rng(CORPUS_SEED + step), order(step)
@@ -468,41 +468,65 @@ class Aligned(nn.Module):
         return self.language_projection(qformer(queries, encoder_hidden_states=features).last_hidden_state)
 
 
+def large_edits(tower: nn.Module, processor: ProcessorMixin) -> tuple[list[cf.Pair], torch.Tensor]:
+    """Pairs of pictures whose large thing changed, and what the tower gives of them, "pair 2 1+patch d"."""
+    pictures = cf.sample(POOL // 2, CORPUS_SEED + 20_000_000)
+    pairs = cf.edits(pictures, [0] * len(pictures), CORPUS_SEED + 20_000_001)
+    shown = [[pair.before for pair in pairs], [pair.after for pair in pairs]]
+    return pairs, torch.stack([vision_features(tower, processor, row) for row in shown], dim=1)
+
+
+def about_large(
+    words: Words, pairs: Sequence[cf.Pair], features: torch.Tensor, at: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Half differences of two pictures; a quarter captions and a quarter colours of one; all of the large thing."""
+    half = len(at) // 2
+    chosen = [pairs[i] for i in at.tolist()]
+    prompts, answers = [cf.DIFFERENCE_PROMPT] * half, [pair.sentence for pair in chosen[:half]]
+    for k, pair in enumerate(chosen[half:]):
+        told = (cf.CAPTION_PROMPT, cf.caption(pair.before))
+        prompt, answer = told if k % 2 else cf.colour_question(pair.before.things[0])
+        prompts.append(prompt)
+        answers.append(answer)
+    shown = torch.cat([features[at[:half]].flatten(0, 1), features[at[half:], 0]])
+    return words.batch(prompts, answers) | {"features": shown.float()}
+
+
+def spoken_loss(
+    lm: nn.Module, image_token_id: int, tokens: torch.Tensor, batch: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """Loss of the answers where the pictures of a batch are `tokens` "image token hidden"."""
+    ids = batch["input_ids"]
+    embeds = lm.get_input_embeddings()(ids).masked_scatter((ids == image_token_id)[..., None], tokens)
+    return answer_loss(lm(inputs_embeds=embeds, attention_mask=batch["attention_mask"]).logits, batch["labels"])
+
+
 def train_alignment(
     model: Blip2ForConditionalGeneration, processor: Blip2Processor, words: Words, work: Path, steps: int
 ) -> History:
     """Train query tokens and projection on pairs in which the large thing changes; all else is frozen."""
-    pictures = cf.sample(POOL // 2, CORPUS_SEED + 20_000_000)
-    pairs = cf.edits(pictures, [0] * len(pictures), CORPUS_SEED + 20_000_001)
-    shown = [[pair.before for pair in pairs], [pair.after for pair in pairs]]
-    features = torch.stack([vision_features(model, processor, row) for row in shown], dim=1)
+    pairs, features = large_edits(model.vision_model, processor)
     model.requires_grad_(False).eval()
     aligned = Aligned(model).requires_grad_(True)
     order = epochs(len(pairs), ALIGN_BATCH, CORPUS_SEED)
-    half = ALIGN_BATCH // 2
-
-    def batch(step: int) -> dict[str, torch.Tensor]:
-        """Half differences of two pictures; a quarter captions and a quarter colours of one."""
-        at = order(step)
-        chosen = [pairs[i] for i in at.tolist()]
-        prompts, answers = [cf.DIFFERENCE_PROMPT] * half, [pair.sentence for pair in chosen[:half]]
-        for k, pair in enumerate(chosen[half:]):
-            told = (cf.CAPTION_PROMPT, cf.caption(pair.before))
-            prompt, answer = told if k % 2 else cf.colour_question(pair.before.things[0])
-            prompts.append(prompt)
-            answers.append(answer)
-        shown = torch.cat([features[at[:half]].flatten(0, 1), features[at[half:], 0]])
-        return words.batch(prompts, answers) | {"features": shown.float()}
 
     def loss(aligned: Aligned, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        ids = batch["input_ids"]
-        embeds, tokens = model.get_input_embeddings()(ids), aligned(model.qformer, batch["features"])
-        embeds = embeds.masked_scatter((ids == model.config.image_token_id)[..., None], tokens)
-        logits = model.language_model(inputs_embeds=embeds, attention_mask=batch["attention_mask"]).logits
-        return answer_loss(logits, batch["labels"])
+        tokens = aligned(model.qformer, batch["features"])
+        return spoken_loss(model.language_model, model.config.image_token_id, tokens, batch)
 
-    optimizer, scheduler = _optimizer(aligned.parameters(), steps)
-    return fit(aligned, loss, batch, steps, optimizer, scheduler, out=work, clip=1.0, device="cpu", label="alignment")
+    optimizer, scheduler = one_cycle(aligned.parameters(), steps)
+    return fit(
+        aligned,
+        loss,
+        lambda step: about_large(words, pairs, features, order(step)),
+        steps,
+        optimizer,
+        scheduler,
+        out=work,
+        clip=1.0,
+        device="cpu",
+        label="alignment",
+    )
 
 
 # --- what it can do, and what it ignores ------------------------------------------------------------------------
@@ -551,7 +575,7 @@ def pretrain_blip2(out: Path = ASSETS / "blip2-emoji", gate: float = GATE) -> Pa
     work = work_folder("blip2-emoji", (LM_STEPS, VISION_STEPS, QFORMER_STEPS, ALIGN_STEPS), model, parts)
     histories = {
         "language model": train_lm(model, words, work / "lm", LM_STEPS),
-        "vision tower": train_vision(model, processor, work / "vision", VISION_STEPS),
+        "vision tower": train_vision(model.vision_model, processor, work / "vision", VISION_STEPS),
         "Q-Former": train_qformer(model, processor, work / "qformer", QFORMER_STEPS),
         "alignment": train_alignment(model, processor, words, work / "align", ALIGN_STEPS),
     }
