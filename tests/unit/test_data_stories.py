@@ -99,6 +99,16 @@ def test_pairs_of_a_test_show_nothing_that_training_shows(make):
     assert (make(60, 9, ["a red unicorn"]).images == free.images).all()
 
 
+@pytest.mark.parametrize("make", [story_sets.pair_set, story_sets.winoground])
+def test_a_training_set_that_shows_everything_leaves_no_test(make):
+    class Everything(list):
+        def __contains__(self, phrase):
+            return True
+
+    with pytest.raises(InputError, match=r"and 1\d00 draws found 0: training shows 1; accepted are fewer"):
+        make(2, 9, Everything(["a red car"]))
+
+
 def test_what_pictures_of_a_reader_show_is_not_known():
     with pytest.raises(InputError, match="known of drawn ones"):
         story_sets.shown_in(Documents((), np.zeros((1, 32, 32, 3), np.uint8)))

@@ -5,8 +5,9 @@ of one kind, near-twins, questions over several pictures, stories without their 
 knowledge base. Seeds as in `vlws.data.emoji_world.scenes`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -127,18 +128,41 @@ def pair_set(n: int, seed: int, without: Collection[str] = ()) -> PairSet:
 
     without: what pictures show, as `phrase` says it (`shown_in` gives that of training documents).
 
+    Raises InputError where too few pictures are left.
+
     >>> len({document.slices[0].text for document in pair_set(20, seed=0).texts})
     20
     """
     rng = np.random.default_rng(seed)
     album, views = Album(seed), {}
-    while len(views) < n:
+    for _ in unshown(n, without, views):
         picture = view(draw_things(2, rng), rng)
         if phrase(picture) not in without:
             views.setdefault(phrase(picture), picture)
     pictures = tuple(Document((album.add(v),)) for v in views.values())
     texts = tuple(Document((caption(v, int(rng.integers(len(CAPTIONS)))),)) for v in views.values())
     return PairSet(pictures, texts, album)
+
+
+def unshown(n: int, without: Collection[str], found: Collection[Any]) -> Iterator[int]:
+    """Draws until `found` has n pictures; InputError where a hundred draws for each and a thousand more find too few.
+
+    >>> found = []
+    >>> for _ in unshown(2, (), found):
+    ...     found.append("picture")
+    >>> len(found)
+    2
+    """
+    tries = 100 * n + 1000
+    for k in range(tries):
+        if len(found) >= n:
+            return
+        yield k
+    if len(found) < n:
+        raise InputError(
+            f"{n} pictures that training has not shown were asked for, and {tries} draws found {len(found)}: training "
+            f"shows {len(without)}; accepted are fewer test items or fewer training documents."
+        )
 
 
 def shown_in(found: Documents) -> frozenset[str]:
@@ -159,13 +183,15 @@ def winoground(n: int, seed: int, without: Collection[str] = ()) -> PairSet:
     """n pairs of pairs, rows 2k and 2k+1: the same words in another order (of two pairs, in the first places change
     hands, in the second colours); none is a picture that `without` names, as in `pair_set`.
 
+    Raises InputError where too few pictures are left.
+
     >>> one, other = (document.slices[0].text for document in winoground(1, seed=0).texts)
     >>> one, other
     ('a green car left of a red penguin.', 'a red penguin left of a green car.')
     """
     rng = np.random.default_rng(seed)
     album, pictures, texts = Album(seed), [], []
-    while len(pictures) < 2 * n:
+    for _ in unshown(2 * n, without, pictures):
         a, b = draw_things(2, rng)
         b = replace(b, colour=pick_other(COLOURS, a.colour, rng))
         other = (Thing(a.word, b.colour), Thing(b.word, a.colour)) if len(pictures) % 4 else (b, a)
