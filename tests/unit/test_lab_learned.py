@@ -14,6 +14,8 @@ def test_every_published_claim_stands_where_its_verdict_puts_it(workspace):
     for measure in result["measures"]:
         assert f"<b>{measure['id']}</b>" in shown.html
     assert "0.130 [0.105, 0.155] AUROC" in shown.html
+    assert shown.html.count("; asked: above 0.") == 2
+    assert "; asked: within 1.000 ± 0.200; 3 seeds, the claim needs 9" in shown.html
     assert not any(character.isdigit() for character in shown.text.splitlines()[0])
 
 

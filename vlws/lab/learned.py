@@ -63,10 +63,11 @@ def _about(lesson: Mapping[str, Any]) -> str:
 
 
 def _sentence(row: Row, lesson: Mapping[str, Any]) -> str:
-    """The claim; in a paler line what was measured, of what, and what would decide it."""
+    """The claim; in a paler line what was measured, what was asked of it, and what would decide it."""
     shown, interval, unit = verdicts.figures(row)
     paper = "" if row.paper is None else f" (paper {number(row.paper)})"
     facts = [f"{row.metric}: {shown} {interval} {unit}{paper}" if row.value is not None else row.metric]
+    facts.append(f"asked: {verdicts.wanted(row)}")
     if row.verdict == NOT_AT_THIS_SCALE:
         facts.append(row.why)
     if row.holm and row.holm != row.verdict:
