@@ -22,6 +22,7 @@ LONGER = {  # file -> why it is longer than MAX_LINES
 BASE = ("vlws.errors", "vlws.files", "vlws.paths", "vlws.fingerprint", "vlws.stats", "vlws.mime", "vlws.training_log")
 ROOMS = {
     "vlws.lab": (
+        "vlws.cells",
         "vlws.claims",
         "vlws.verdicts",
         "vlws.display",

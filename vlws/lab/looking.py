@@ -159,12 +159,15 @@ def compare_command(
     """
     from vlws.lab import compare
 
-    found = compare.compare(compare.find(runs))
+    kept = compare.find(runs)
+    found = compare.compare(kept)
     if page:
         from vlws.files import write_atomically
+        from vlws.lab import seal
         from vlws.lab.comparison_pages import compare_page
 
-        write_atomically(page, compare_page(found).encode())
+        text = seal.seal(compare_page(found), "comparison", [seal.of_found(record) for record in kept])
+        write_atomically(page, text.encode())
     answer(as_json, found, _compared(found))
 
 

@@ -19,7 +19,7 @@ from nbformat import NotebookNode
 from vlws import display, mime, paths, verdicts
 from vlws.errors import InputError
 from vlws.files import read_json, write_atomically
-from vlws.lab import records
+from vlws.lab import records, seal
 from vlws.lab.describe import clip, day, duration, facts, failure, sha
 from vlws.lab.evidence import Row, rows_of
 
@@ -41,6 +41,7 @@ def export(notebook: Path, html: Path) -> Path:
     slug = (record or {}).get("slug") or notebook.stem
     rows = rows_of(slug, records.collect_measures(book), record, "run", anchor=True)
     text = page(book, title=about.get("title", notebook.stem), record=record, rows=rows, folder=notebook.parent)
+    text = sealed(text, record, notebook, book)
     html.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(html, text.encode())
     return html
@@ -81,6 +82,12 @@ def page(
     page = {"title": _plain(heading) or title, "top": top, "css": _asset("style.css"), "js": _asset("page.js")}
     text, _ = _PageExporter(folder).from_notebook_node(quiet, {"page": page})
     return text.replace("</head>", _katex() + "</head>", 1) if 'class="math' in text else text
+
+
+def sealed(text: str, record: dict | None, path: Path, notebook: NotebookNode) -> str:
+    """The page of a notebook with what it shows as data (`vlws.lab.seal`): of the run, or of the notebook alone."""
+    kind = "run" if record else "notebook"
+    return seal.seal(text, kind, [seal.of_run(record) if record else seal.of_notebook(path, notebook)])
 
 
 class _PageExporter(HTMLExporter):

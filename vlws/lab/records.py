@@ -50,14 +50,29 @@ def key(chapter: Chapter, params: Mapping[str, Any]) -> str:
 def _made_of(slug: str, code: tuple[str, ...], backbones: tuple[str, ...]) -> str:
     from vlws import fingerprint
 
-    modules = sorted(fingerprint.reached({name for cell in code for name in fingerprint.imported(cell)}))
     h = hashlib.sha256()
-    folders = set()
-    for module in modules:
+    for module in _modules(code):
         h.update(module.encode())
         h.update(fingerprint.module_source(module))
-        if module.count("."):
-            folders.add(PACKAGE.parent.joinpath(*module.split(".")[:-1], "assets"))
+    for file in _files(slug, code, backbones):
+        h.update(file.name.encode())
+        h.update(file.read_bytes())
+    h.update("".join(_pins(fingerprint.VERSIONS)).encode())
+    return h.hexdigest()
+
+
+def _modules(code: tuple[str, ...]) -> list[str]:
+    """Our modules that the cells of a notebook reach."""
+    from vlws import fingerprint
+
+    return sorted(fingerprint.reached({name for cell in code for name in fingerprint.imported(cell)}))
+
+
+def _files(slug: str, code: tuple[str, ...], backbones: tuple[str, ...]) -> list[Path]:
+    """The files beside code that a chapter is made of: shipped data and models, results it may read, its claims."""
+    folders = {
+        PACKAGE.parent.joinpath(*module.split(".")[:-1], "assets") for module in _modules(code) if module.count(".")
+    }
     models = PACKAGE / "models" / "assets"
     if models in folders:  # of the shipped models, those that the chapter names
         folders = folders - {models} | {models / name for name in backbones}
@@ -65,12 +80,24 @@ def _made_of(slug: str, code: tuple[str, ...], backbones: tuple[str, ...]) -> st
     files = [file for folder in folders for file in folder.rglob("*") if "__pycache__" not in file.parts]
     files += [file for file in results.glob("*") if file.stem not in PRESETS]
     files += [paths.notebooks() / "claims" / f"{slug}.yaml"]
-    for file in sorted(files):
-        if file.is_file():
-            h.update(file.name.encode())
-            h.update(file.read_bytes())
-    h.update("".join(_pins(fingerprint.VERSIONS)).encode())
-    return h.hexdigest()
+    return sorted(file for file in files if file.is_file())
+
+
+def data_hashes(chapter: Chapter) -> dict[str, str]:
+    """File, relative to the workspace -> sha256, of the shipped data, models and claims that a chapter is made of."""
+    files = _files(chapter.slug, chapter.code, chapter.backbones)
+    return {_named(file): _sha256(file, file.stat().st_mtime_ns) for file in files}
+
+
+def _named(file: Path) -> str:
+    """A file's path within the workspace or the package, so that no path of a machine is told."""
+    base = paths.root() if file.is_relative_to(paths.root()) else PACKAGE.parent
+    return file.relative_to(base).as_posix()
+
+
+@cache
+def _sha256(file: Path, changed: int) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _pins(packages: Sequence[str]) -> list[str]:

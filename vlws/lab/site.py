@@ -75,6 +75,7 @@ def build(out: Path | None = None, *, api: bool = False) -> Path:
                 larger=larger,
                 preset=preset,
             )
+            text = page.sealed(text, one.record, one.chapter.path, one.notebook)
             (made / f"{one.chapter.slug}.html").write_text(text, encoding="utf-8")
         on_chapters = {one.record["run_id"] for one in shown if one.record}
         others = [r for r in run_pages.with_pages(kept, [*rows, *stands.values()]) if r["run_id"] not in on_chapters]
