@@ -17,6 +17,7 @@ from vlws.cells import read_cell
 from vlws.errors import InputError
 from vlws.files import read_json
 from vlws.lab import evidence, records, seal
+from vlws.lab.arms import arms_of
 from vlws.lab.chapters import chapter
 from vlws.lab.seal import Evidence
 
@@ -74,7 +75,7 @@ def of_evidence(one: Evidence, read_from: Path | None = None) -> list[Check]:
     """
     steps: tuple[Callable[[Evidence], list[Check]], ...] = (_files, _verdicts, _gates)
     checks = [check for step in steps for check in step(one)] + _here(one, read_from)
-    checks += [check for step in (_cells, _code, _data) for check in step(one)]
+    checks += [check for step in (_arms, _cells, _code, _data) for check in step(one)]
     return [Check(c.check, c.result, c.said, one["run"].get("run_id")) for c in checks]
 
 
@@ -198,6 +199,20 @@ def _outputs(folder: Path) -> list[Check]:
         mine = {str(place): one for place, one in enumerate(read_json(folder / file) or [])}
         lines += [f"{file}: {line} (the outputs of notebook.ipynb)" for line in differing(mine, there)]
     return told("notebook", lines, "the outputs of notebook.ipynb hold the same measures, gates and arms")
+
+
+def _arms(one: Evidence) -> list[Check]:
+    """How many measures are an arm's numbers, or the difference of two arms', seed by seed."""
+    measures = [m for m in one["measures"] if m.get("values")]
+    try:
+        told_by = [any(arm["how"] == "equal" for arm in arms_of(m, one["arms"])) for m in measures]
+    except BROKEN as error:
+        return [Check("measures from arms", DIFFERS, f"they cannot be read ({type(error).__name__}: {error})")]
+    n, rest = sum(told_by), len(told_by) - sum(told_by)
+    fine = f"{n} measures have the numbers of an arm, or of the difference of two"
+    why = f"of {rest} measures it is not recorded which arms' numbers the notebook computed them from"
+    checks = (Check("measures from arms", OK, fine), Check("measures from arms", UNKNOWN, why))
+    return [check for check, some in zip(checks, (n, rest), strict=True) if some]
 
 
 def _cells(one: Evidence) -> list[Check]:

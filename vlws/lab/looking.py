@@ -24,7 +24,7 @@ claims_app = typer.Typer(
     cls=_Claims,
     rich_markup_mode=None,
     help="What the papers claim, what was measured (at the largest scale that there is), and the verdicts. "
-    "Examples: vlws claims; vlws claims 04; vlws claims --json; vlws claims publish 04 --preset full",
+    "Examples: vlws claims; vlws claims 04; vlws claims --graph 04.C2; vlws claims publish 04 --preset full",
 )
 
 
@@ -59,15 +59,30 @@ def list_command(as_json: Json = False) -> None:
 
 
 @claims_app.command("show", hidden=True)
-def claims(chapter: One = None, as_json: Json = False) -> None:
-    """The claims of one chapter, or of all.
+def claims(
+    chapter: One = None,
+    graph: Annotated[
+        str | None,
+        typer.Option(metavar="CLAIM", help="Where a claim's figure comes from, such as 04.C2.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The claims of one chapter, or of all; or where the figure of one comes from.
 
-    Example: vlws claims 04
+    Examples: vlws claims 04; vlws claims --graph 04.C2
     """
     from vlws.display import number
     from vlws.lab import evidence
     from vlws.lab.chapters import chapter as find
 
+    if graph is not None:
+        from vlws.lab import claim_graph
+
+        if chapter:
+            raise InputError(f"chapter {chapter!r} and --graph {graph} were given; give one of them.")
+        found = claim_graph.of_claim(graph)
+        answer(as_json, found, claim_graph.as_text(found))
+        return
     names = ["id", "says", "where", "metric", "unit", "paper", "direction", "threshold", "tolerance"]
     names += ["value", "low", "high", "p", "verdict", "holm", "why", "remedy", "preset"]
     rows, lines = [], []

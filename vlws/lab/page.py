@@ -19,7 +19,7 @@ from nbformat import NotebookNode
 from vlws import display, mime, paths, verdicts
 from vlws.errors import InputError
 from vlws.files import read_json, write_atomically
-from vlws.lab import records, seal
+from vlws.lab import claim_graph, records, seal
 from vlws.lab.describe import clip, day, duration, facts, failure, sha
 from vlws.lab.evidence import Row, rows_of
 
@@ -40,8 +40,8 @@ def export(notebook: Path, html: Path) -> Path:
     about = book.metadata.get("vlws", {})
     slug = (record or {}).get("slug") or notebook.stem
     rows = rows_of(slug, records.collect_measures(book), record, "run", anchor=True)
-    text = page(book, title=about.get("title", notebook.stem), record=record, rows=rows, folder=notebook.parent)
-    text = sealed(text, record, notebook, book)
+    title, carried = about.get("title", notebook.stem), seal.of(record, notebook, book)
+    text = page(book, title=title, record=record, rows=rows, folder=notebook.parent, carried=carried)
     html.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(html, text.encode())
     return html
@@ -55,6 +55,7 @@ def page(
     rows: list[Row],
     folder: Path | None = None,
     links: dict[str, str] | None = None,
+    carried: seal.Evidence | None = None,
     **navigation: str,
 ) -> str:
     """The page of an executed notebook.
@@ -63,6 +64,7 @@ def page(
         record, rows: of the run that executed it, for the top of the page.
         folder: where the pictures that its Markdown names lie; the run's unless given.
         links: the run's files for its reader -> where the page finds them; below `files/` unless given.
+        carried: what the page carries of the run as data (`vlws.lab.seal`), and draws where each figure comes from.
         navigation: home, previous, next; larger, the address of a larger run's results, and its preset.
     """
     heading, quiet = _without_noise(notebook)
@@ -79,15 +81,12 @@ def page(
         files=links,
         **{"home": "", "previous": "", "next": "", "larger": "", "preset": ""} | navigation,
     )
+    if carried:  # within the head, which the top ends with
+        top = f"{top.rstrip().removesuffix('</div>')}{claim_graph.figures(carried)}</div>"
     page = {"title": _plain(heading) or title, "top": top, "css": _asset("style.css"), "js": _asset("page.js")}
     text, _ = _PageExporter(folder).from_notebook_node(quiet, {"page": page})
-    return text.replace("</head>", _katex() + "</head>", 1) if 'class="math' in text else text
-
-
-def sealed(text: str, record: dict | None, path: Path, notebook: NotebookNode) -> str:
-    """The page of a notebook with what it shows as data (`vlws.lab.seal`): of the run, or of the notebook alone."""
-    kind = "run" if record else "notebook"
-    return seal.seal(text, kind, [seal.of_run(record) if record else seal.of_notebook(path, notebook)])
+    text = text.replace("</head>", _katex() + "</head>", 1) if 'class="math' in text else text
+    return seal.seal(text, "run" if record else "notebook", [carried]) if carried else text
 
 
 class _PageExporter(HTMLExporter):

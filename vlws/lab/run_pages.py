@@ -8,7 +8,7 @@ from typing import Any
 
 from vlws.display import number
 from vlws.errors import InputError
-from vlws.lab import evidence, page, records, seal
+from vlws.lab import claim_graph, evidence, page, records, seal
 from vlws.lab.chapters import chapters
 from vlws.lab.describe import facts, failure, label, shown
 from vlws.lab.evidence import Row
@@ -62,8 +62,15 @@ def write_runs(chosen: Iterable[dict[str, Any]], made: Path) -> set[str]:
         links = {name: f"{record['run_id']}-{name.replace('/', '-')}" for name in page.small_files(record, COPIED)}
         for name, link in links.items():
             shutil.copyfile(Path(record["folder"]) / "files" / name, made / link)
-        text = page.page(notebook, title=title, record=record, rows=rows, home="index.html", links=links)
-        text = seal.seal(text, "run", [seal.of_run(record)])
+        text = page.page(
+            notebook,
+            title=title,
+            record=record,
+            rows=rows,
+            home="index.html",
+            links=links,
+            carried=seal.of_run(record),
+        )
         (made / run_page(record["run_id"])).write_text(text, encoding="utf-8")
         written.add(record["run_id"])
     return written
@@ -85,7 +92,9 @@ def write_results(made: Path) -> None:
             gates=result["gates"],
             arms=[arms_table(one) for one in result["arms"]],
         )
-        text = seal.seal(text, "result", [seal.of_result(result)])
+        carried = seal.of_result(result)
+        text = text.replace("</main>", f"{claim_graph.figures(carried)}\n</main>", 1)
+        text = seal.seal(text, "result", [carried])
         (made / result_page(slug, run.get("preset") or "full")).write_text(text, encoding="utf-8")
 
 

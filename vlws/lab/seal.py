@@ -224,6 +224,11 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
+def of(record: Mapping[str, Any] | None, path: Path, executed: Mapping[str, Any]) -> Evidence:
+    """`of_run` where a run executed a notebook, else `of_notebook`."""
+    return of_run(record) if record else of_notebook(path, executed)
+
+
 def of_found(record: Mapping[str, Any]) -> Evidence:
     """`of_run`, `of_result` or `of_notebook` of what `compare.find` gives for a name."""
     if "folder" in record:

@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 
 from vlws import paths
 from vlws.errors import InputError
-from vlws.lab import api_pages, compare, comparison_pages, evidence, forest, page, records, run_pages
+from vlws.lab import api_pages, compare, comparison_pages, evidence, forest, page, records, run_pages, seal
 from vlws.lab.chapters import Chapter, chapters
 from vlws.lab.describe import failure, hardware, overrides, sha, stale
 from vlws.lab.evidence import COMMITTED, NOT_MEASURED, Row
@@ -69,13 +69,13 @@ def build(out: Path | None = None, *, api: bool = False) -> Path:
                 title=one.chapter.title,
                 record=one.record,
                 rows=[row for row in one.rows if row.anchor or row.verdict == NOT_MEASURED],
+                carried=seal.of(one.record, one.chapter.path, one.notebook),
                 home="index.html",
                 previous=before,
                 next=after,
                 larger=larger,
                 preset=preset,
             )
-            text = page.sealed(text, one.record, one.chapter.path, one.notebook)
             (made / f"{one.chapter.slug}.html").write_text(text, encoding="utf-8")
         on_chapters = {one.record["run_id"] for one in shown if one.record}
         others = [r for r in run_pages.with_pages(kept, [*rows, *stands.values()]) if r["run_id"] not in on_chapters]
