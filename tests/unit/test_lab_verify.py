@@ -295,7 +295,9 @@ def test_cells_that_are_gone_or_of_another_run_cannot_be_compared(measured, writ
 def test_code_that_changed_since_is_stale_and_no_fault(measured, written):
     file = measured / "notebooks" / "04_cmg.ipynb"
     book = read_json(file)
-    next(cell for cell in book["cells"] if cell["cell_type"] == "code")["source"] += "\nmore: int = 1  # a parameter"
+    next(cell for cell in book["cells"] if cell["cell_type"] == "code")["source"].append(
+        "\nmore: int = 1  # a parameter"
+    )
     write_json(file, book)
     result = verify.verify(str(written))
     assert result["ok"]

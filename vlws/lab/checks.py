@@ -150,7 +150,7 @@ def _here(one: Evidence, read_from: Path | None) -> list[Check]:
             folder = Path(record["folder"])
             if folder != read_from:
                 checks += _against("record", one, seal.of_run(record), f"the run's folder runs/{slug}/{run_id}")
-            checks += _outputs(folder)
+            checks += outputs(folder)
     for result in evidence.published(slug):
         preset = str(result["run"].get("preset"))
         if result["run"].get("run_id") == run_id and seal.result_file(slug, preset) != read_from:
@@ -188,7 +188,7 @@ def _by_name(part: Any) -> Any:
     return known | {"params": part["params"] | {k: v for k, v in own.items() if v}} if "params" in part else known
 
 
-def _outputs(folder: Path) -> list[Check]:
+def outputs(folder: Path) -> list[Check]:
     """The files of a run against the outputs of its executed notebook."""
     executed = read_json(folder / "notebook.ipynb")
     if not isinstance(executed, dict) or "cells" not in executed:

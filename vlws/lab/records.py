@@ -116,7 +116,7 @@ def records(slug: str | None = None) -> list[dict[str, Any]]:
     found = []
     for path in paths.runs().glob(f"{slug or '*'}/*/run.json"):
         record = read_json(path)
-        if not _is_record(record):
+        if not is_record(record):
             _tell_of(path)
             continue
         if record["status"] == "running" and not _alive(record):
@@ -131,7 +131,8 @@ RECORD: dict[str, type | tuple[type, ...]] = {  # what every record has; what el
 }
 
 
-def _is_record(value: Any) -> bool:
+def is_record(value: Any) -> bool:
+    """Whether a value is the record of a run, with all that every record has."""
     return isinstance(value, dict) and all(
         name in value and isinstance(value[name], kind) for name, kind in RECORD.items()
     )

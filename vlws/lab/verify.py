@@ -1,5 +1,6 @@
 """A page, a run or a published result, checked by what it says itself and by all that is here of what made it."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -60,7 +61,7 @@ def of_run(target: str) -> dict[str, Any]:
         except InputError as error:  # written by an older version
             checks.append(Check("page", UNKNOWN, str(error), record["run_id"]))
         else:
-            shown = [*of_hashes(sealed), *of_tables(sealed), *_same_as(sealed, one)]
+            shown = [*of_hashes(sealed), *of_tables(sealed), *same_as(sealed, one)]
             checks += [Check(c.check, c.result, c.said, record["run_id"]) for c in shown]
     return summary(target, "run", [one], checks)
 
@@ -75,7 +76,8 @@ def summary(target: str, kind: str, runs: Sequence[Evidence], checks: Sequence[C
 def command_of(run: Mapping[str, Any]) -> str:
     """The command that makes a run again, with its preset and what was changed."""
     preset = run.get("preset") or "cpu"
-    changed = [f"-p {name}={(run.get('params') or {}).get(name)}" for name in run.get("overrides") or ()]
+    given = {name: (run.get("params") or {}).get(name) for name in run.get("overrides") or ()}
+    changed = [f"-p {shlex.quote(f'{name}={value}')}" for name, value in given.items()]
     return " ".join(["vlws run", run["slug"][:2], *([] if preset == "cpu" else [f"--preset {preset}"]), *changed])
 
 
@@ -104,7 +106,7 @@ def of_hashes(sealed: Sealed) -> list[Check]:
     ]
 
 
-def _same_as(sealed: Sealed, one: Evidence) -> list[Check]:
+def same_as(sealed: Sealed, one: Evidence) -> list[Check]:
     """What the page in a run's folder carries, against the folder."""
     mine, theirs = ([{k: v for k, v in e.items() if k != "data"} for e in some] for some in (sealed.runs, [one]))
     same = "notebook.html carries what the run's files hold"

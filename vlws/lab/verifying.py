@@ -1,5 +1,9 @@
-"""The commands that check what is written: `vlws verify`. They need no torch."""
+"""The commands that check what is written, and carry it elsewhere: verify, pack, unpack. They need no torch.
 
+`verify` needs numpy, scipy, PyYAML and typer alone: it runs from the code of an archive, with nothing else installed.
+"""
+
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,21 +15,56 @@ from vlws.lab.terminal import aligned, answer, width
 def verify_command(
     target: Annotated[
         str,
-        typer.Argument(help="A page (.html), a published result (.json), a run id, or NN@preset.", show_default=False),
+        typer.Argument(help="A page (.html), a result (.json), an archive (.zip), a run id, or NN@preset."),
     ],
     as_json: Json = False,
 ) -> None:
-    """Check a page, a run or a result: its numbers are computed again, and held against all that is here.
+    """Check a page, a run, a result or an archive: its numbers are computed again, and held against all that is here.
 
     One line per check: ok, differs (what and where), or cannot be re-derived (why). Exit code 1 where something
     differs.
 
-    Examples: vlws verify reports/site/04_cmg.html; vlws verify 04@full; vlws verify reports/results/04_cmg/full.json
+    Examples: vlws verify reports/site/04_cmg.html; vlws verify 04@full; vlws verify cmg.zip
     """
-    from vlws.lab import verify
+    from vlws.lab import archive, verify
 
-    found = verify.verify(target)
+    is_archive = target.lower().endswith(".zip")
+    found = archive.verify_archive(Path(target)) if is_archive else verify.verify(target)
     answer(as_json, found, _verified(found))
+    if not found["ok"]:
+        raise typer.Exit(1)
+
+
+def pack_command(
+    out: Annotated[Path, typer.Option(help="The archive, FILE.zip.", show_default=False)],
+    runs: Annotated[list[str] | None, typer.Argument(help="Run ids, or NN@preset.", show_default=False)] = None,
+    published: Annotated[bool, typer.Option("--published", help="All published results.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put runs with their results, notebooks, code, data and environment into one archive (an RO-Crate).
+
+    Examples: vlws pack 04@full --out cmg.zip; vlws pack --published --out vlws-results.zip
+    """
+    from vlws.lab import pack
+
+    done = pack.pack(runs or (), out, published=published)
+    said = f"{done['out']}: {done['bytes'] / 1e6:.1f} MB, {done['members']} files, {len(done['runs'])} runs"
+    answer(as_json, done, f"{said}\nsha256 {done['sha256']}")
+
+
+def unpack_command(
+    archive: Annotated[Path, typer.Argument(help="An archive of vlws pack.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Where to write; new, or empty.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Check an archive, write it as a folder, and say the command that makes each experiment again.
+
+    Example: vlws unpack cmg.zip cmg
+    """
+    from vlws.lab.archive import unpack
+
+    found = unpack(archive, folder)
+    answer(as_json, found, f"{_verified(found)}\nwritten: {found['folder']}")
     if not found["ok"]:
         raise typer.Exit(1)
 
