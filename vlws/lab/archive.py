@@ -7,6 +7,7 @@ LIMIT, every member listed in ro-crate-metadata.json with its sha256, and nothin
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import stat
 import tempfile
@@ -31,9 +32,10 @@ MEMBERS = 50_000
 
 def verify_archive(path: Path) -> dict[str, Any]:
     """The checks of an archive, as `verify.verify` gives them: its hashes, then each run, result and page within."""
-    with tempfile.TemporaryDirectory(prefix="vlws-") as folder, _opened(path) as archive:
-        hashes = _checked(path.name, archive)
-        _write(archive, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="vlws-") as folder:
+        with _opened(path) as archive:
+            hashes = _checked(path.name, archive)
+            _write(archive, Path(folder))
         fine = f"{len(hashes)} members have the sha256 that {METADATA} lists"
         runs, checks = _within(Path(folder))
         return verify.summary(str(path), "archive", runs, [Check("members", OK, fine), *checks])
@@ -62,7 +64,8 @@ def unpack(path: Path, folder: Path) -> dict[str, Any]:
         os.replace(made, folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    again = [f"cd {folder / where.get(run, 'code')} && ./just run {run.split(' ', 2)[2]}" for run in done["again"]]
+    places = {run: shlex.quote(str(folder / where.get(run, "code"))) for run in done["again"]}
+    again = [f"cd {place} && ./just run {run.removeprefix('vlws run ')}" for run, place in places.items()]
     return done | {"folder": str(folder), "again": again}
 
 
@@ -177,8 +180,10 @@ def _run(path: Path) -> Evidence:
 def _complete(folder: Path) -> dict[str, str]:
     """Fill up the folders of code that hold differences alone; command -> the folder of the code that it is run in."""
     for path in sorted(folder.glob("code-*.json")):
-        tree = path.with_suffix("")
-        for name, wanted in read_json(path).items():
+        tree, listed = path.with_suffix(""), read_json(path)
+        if not isinstance(listed, dict):
+            raise InputError(f"{path.name} is no list of the files of a commit.")
+        for name, wanted in listed.items():
             target, same = tree / name, folder / "code" / name
             if not target.resolve().is_relative_to(folder.resolve()):
                 raise InputError(f"{path.name} lists the path {name!r}, which leads outside its folder.")
@@ -190,6 +195,7 @@ def _complete(folder: Path) -> dict[str, str]:
 
 def _folders_of_code(metadata: Mapping[str, Any]) -> dict[str, str]:
     actions = [one for one in metadata["@graph"] if one["@type"] == "CreateAction"]
-    return {
-        one.get("description", ""): str(one.get("instrument", {}).get("@id", "code/")).rstrip("/") for one in actions
-    }
+    try:
+        return {str(one["description"]): one["instrument"]["@id"].rstrip("/") for one in actions}
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{METADATA} does not say with which code a run was made.") from None

@@ -7,6 +7,7 @@ UNKNOWN, "cannot be re-derived": what is needed is not here, and it says why; th
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from vlws.lab.seal import Evidence
 OK, DIFFERS, UNKNOWN = "ok", "differs", "cannot be re-derived"
 TOLERANCE = 1e-9  # relative; another version of scipy may give another last digit
 MOST = 8  # differences of one kind that are told one by one
-BROKEN = (KeyError, IndexError, TypeError, ValueError, InputError)  # what a measure of another form raises
+BROKEN = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)  # what another form of data raises
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,23 @@ class Check:
 
 
 def told(name: str, differences: Iterable[str], fine: str) -> list[Check]:
-    """A check of many parts: a line for each difference (at most MOST), or one that says that all is well."""
-    found = list(differences)
+    """A check of many parts: a line for each difference (at most MOST), or one that says that all is well.
+
+    Where data of another form end the search, that is a difference too.
+    """
+    found = []
+    try:
+        for one in differences:
+            found.append(one)
+    except BROKEN as error:
+        found.append(_broken(error))
     lines = [Check(name, DIFFERS, one) for one in found[:MOST]]
     more = [Check(name, DIFFERS, f"{len(found) - MOST} differences more")] if len(found) > MOST else []
     return [*lines, *more] or [Check(name, OK, fine)]
+
+
+def _broken(error: Exception) -> str:
+    return f"it has another form ({type(error).__name__}: {' '.join(str(error).split())})"
 
 
 def same(one: Any, other: Any) -> bool:
@@ -73,9 +86,22 @@ def of_evidence(one: Evidence, read_from: Path | None = None) -> list[Check]:
 
     read_from: the folder or the file that it was read from, with which it is not compared.
     """
-    steps: tuple[Callable[[Evidence], list[Check]], ...] = (_files, _verdicts, _gates)
-    checks = [check for step in steps for check in step(one)] + _here(one, read_from)
-    checks += [check for step in (_arms, _cells, _code, _data) for check in step(one)]
+    steps: dict[str, Callable[[Evidence], list[Check]]] = {
+        "hashes": _files,
+        "intervals and verdicts": _verdicts,
+        "gates": _gates,
+        "record": partial(_here, read_from=read_from),
+        "measures from arms": _arms,
+        "arms": _cells,
+        "code": _code,
+        "data": _data,
+    }
+    checks = []
+    for name, step in steps.items():
+        try:
+            checks += step(one)
+        except BROKEN as error:
+            checks.append(Check(name, DIFFERS, _broken(error)))
     return [Check(c.check, c.result, c.said, one["run"].get("run_id")) for c in checks]
 
 
@@ -105,7 +131,7 @@ def _verdicts(one: Evidence) -> list[Check]:
                     if not same(m.get(name), value)
                 )
             except BROKEN as error:
-                yield f"{m.get('id')}: its verdict cannot be computed ({type(error).__name__}: {error})"
+                yield f"{m.get('id')}: {_broken(error)}"
 
     n = len(one["measures"])
     return told("intervals and verdicts", differences(), f"{n} measures computed again from the value of each seed")
@@ -123,7 +149,7 @@ def _gates(one: Evidence) -> list[Check]:
                 if not same(value, gate["value"]) or passed[gate["name"]] != gate["passed"]:
                     yield f"gate {gate['name']}: {gate['value']!r}, passed {gate['passed']}; its values say {value!r}"
             except BROKEN as error:
-                yield f"gate {gate.get('name')}: cannot be computed ({type(error).__name__}: {error})"
+                yield f"gate {gate.get('name')}: {_broken(error)}"
         for m in one["measures"]:
             failed = [name for name in m.get("gates") or () if not passed.get(name, False)]
             if failed and m.get("verdict") != verdicts.NOT_AT_THIS_SCALE:
@@ -204,10 +230,7 @@ def outputs(folder: Path) -> list[Check]:
 def _arms(one: Evidence) -> list[Check]:
     """How many measures are an arm's numbers, or the difference of two arms', seed by seed."""
     measures = [m for m in one["measures"] if m.get("values")]
-    try:
-        told_by = [any(arm["how"] == "equal" for arm in arms_of(m, one["arms"])) for m in measures]
-    except BROKEN as error:
-        return [Check("measures from arms", DIFFERS, f"they cannot be read ({type(error).__name__}: {error})")]
+    told_by = [any(arm["how"] == "equal" for arm in arms_of(m, one["arms"])) for m in measures]
     n, rest = sum(told_by), len(told_by) - sum(told_by)
     fine = f"{n} measures have the numbers of an arm, or of the difference of two"
     why = f"of {rest} measures it is not recorded which arms' numbers the notebook computed them from"
@@ -226,7 +249,7 @@ def _cells(one: Evidence) -> list[Check]:
         try:
             checks += _grid(name, grid)
         except BROKEN as error:
-            checks.append(Check(name, DIFFERS, f"they cannot be read ({type(error).__name__}: {error})"))
+            checks.append(Check(name, DIFFERS, _broken(error)))
     return checks
 
 
@@ -301,7 +324,7 @@ def scalars(path: Path) -> dict[str, float | None]:
 def _code(one: Evidence) -> list[Check]:
     """Whether the code, data and pins at hand are those that the run was made of."""
     run = one["run"]
-    if not run.get("key"):
+    if not records.is_record(run):
         return [Check("code", UNKNOWN, "no key of the code is kept with it")]
     try:
         chapter(run["slug"])

@@ -28,6 +28,7 @@ Evidence = dict[str, Any]  # {run, measures, gates, arms, results, sha256: {file
 SCHEMA = 1
 ELEMENT = re.compile(r'<script type="application/json" id="vlws-record">(.*?)</script>\n?', re.DOTALL)
 TABLE = re.compile(r'<table class="(verdicts|verdicts own|values|beside)">(.*?)</table>', re.DOTALL)
+SLUG = re.compile(r"[^/\\*?\[\]\0.][^/\\*?\[\]\0]*")  # the name of a notebook; it leads nowhere else, and is no pattern
 NOT_SHARED = ("folder", "host", "pid", "pid_started", "skipped")  # fields of a record that say where, not what
 KINDS = ("run", "result", "notebook", "comparison")
 Table = list[list[list[str]]]  # rows of cells of texts
@@ -67,7 +68,8 @@ def of_notebook(path: Path, executed: Mapping[str, Any]) -> Evidence:
 
 def _data(record: Mapping[str, Any]) -> dict[str, str] | None:
     """Hashes of the shipped files that a run read; None where it is stale, since theirs are not known then."""
-    return None if not record.get("key") or records.is_stale(record) else records.data_hashes(chapter(record["slug"]))
+    known = records.is_record(record) and not records.is_stale(record)
+    return records.data_hashes(chapter(record["slug"])) if known else None
 
 
 def as_file(value: Any) -> bytes:
@@ -125,7 +127,7 @@ def unseal(name: str, data: bytes) -> Sealed:
         )
     try:
         carried = json.loads(found[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"the record that {name} carries is no JSON.") from None
     if not isinstance(carried, dict) or carried.get("schema") != SCHEMA:
         given = carried.get("schema") if isinstance(carried, dict) else None
@@ -148,7 +150,8 @@ def is_evidence(value: Any) -> bool:
     """Whether a value has the parts of `of_run`, each of its kind."""
     if not isinstance(value, dict) or not all(isinstance(value.get(part), dict) for part in ("run", "sha256")):
         return False
-    if not isinstance(value["run"].get("slug"), str) or not isinstance(value.get("data"), dict | None):
+    slug = value["run"].get("slug")
+    if not isinstance(slug, str) or not SLUG.fullmatch(slug) or not isinstance(value.get("data"), dict | None):
         return False
     lists = {part: value.get(part) for part in ("measures", "gates", "arms", "results")}
     return all(isinstance(some, list) and all(isinstance(one, dict) for one in some) for some in lists.values())

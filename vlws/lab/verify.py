@@ -1,5 +1,6 @@
 """A page, a run or a published result, checked by what it says itself and by all that is here of what made it."""
 
+import itertools
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -75,10 +76,11 @@ def summary(target: str, kind: str, runs: Sequence[Evidence], checks: Sequence[C
 
 def command_of(run: Mapping[str, Any]) -> str:
     """The command that makes a run again, with its preset and what was changed."""
-    preset = run.get("preset") or "cpu"
+    preset = str(run.get("preset") or "cpu")
     given = {name: (run.get("params") or {}).get(name) for name in run.get("overrides") or ()}
     changed = [f"-p {shlex.quote(f'{name}={value}')}" for name, value in given.items()]
-    return " ".join(["vlws run", run["slug"][:2], *([] if preset == "cpu" else [f"--preset {preset}"]), *changed])
+    options = [] if preset == "cpu" else [f"--preset {shlex.quote(preset)}"]
+    return " ".join(["vlws run", shlex.quote(run["slug"][:2]), *options, *changed])
 
 
 def read_bytes(path: Path) -> bytes:
@@ -118,10 +120,11 @@ def same_as(sealed: Sealed, one: Evidence) -> list[Check]:
 def of_tables(sealed: Sealed) -> list[Check]:
     """Every text of the tables of figures, against the measures that the page carries."""
     if sealed.kind == "comparison":
-        differences = list(_comparison(sealed))
+        differences = _comparison(sealed)
+    elif len(sealed.runs) == 1:
+        differences = itertools.chain(_claims(sealed, sealed.runs[0]), _own(sealed, sealed.runs[0]))
     else:
-        differences = [f"it carries {len(sealed.runs)} runs, a page of a {sealed.kind} one"] * (len(sealed.runs) != 1)
-        differences += [line for one in sealed.runs[:1] for line in (*_claims(sealed, one), *_own(sealed, one))]
+        differences = iter([f"it carries {len(sealed.runs)} runs, a page of a {sealed.kind} one"])
     shown = sum(len(rows) for rows in sealed.tables.values())
     return told("shown figures", differences, f"{shown} rows show what the carried measures say")
 
@@ -129,12 +132,8 @@ def of_tables(sealed: Sealed) -> list[Check]:
 def _claims(sealed: Sealed, one: Evidence) -> Iterator[str]:
     kind = "values" if sealed.kind == "result" else "verdicts"
     make = _values_row if kind == "values" else _verdicts_row
-    try:
-        rows = evidence.rows_of(one["run"]["slug"], one["measures"], None, "run")
-        wanted = {row.id: make(row, one) for row in rows}
-    except (KeyError, TypeError, ValueError) as error:
-        yield f"the carried measures cannot be shown ({type(error).__name__}: {error})"
-        return
+    rows = evidence.rows_of(one["run"]["slug"], one["measures"], None, "run")
+    wanted = {row.id: make(row, one) for row in rows}
     shown = {row[0][0]: row for row in sealed.tables.get(kind, []) if row and row[0]}
     if len(shown) != len(sealed.tables.get(kind, [])):
         yield "a claim stands in the table twice, or a row has no claim"
@@ -193,25 +192,15 @@ def _own(sealed: Sealed, one: Evidence) -> Iterator[str]:
     if len(shown) != len(results):
         yield f"on your data: {len(shown)} rows are shown, {len(results)} results are carried"
     for row, result in zip(shown, results, strict=False):
-        try:
-            interval = "" if result["low"] is None else f"[{number(result['low'])}, {number(result['high'])}]"
-            figures = [result["metric"], number(result["value"]), interval, result["unit"] or ""]
-            wanted = _plain([[result["name"], result["of"] or ""], figures])
-        except (KeyError, TypeError, ValueError) as error:
-            yield f"on your data: a result cannot be shown ({type(error).__name__}: {error})"
-            continue
-        yield from _row(str(result["name"]), row, wanted)
+        interval = "" if result["low"] is None else f"[{number(result['low'])}, {number(result['high'])}]"
+        figures = [result["metric"], number(result["value"]), interval, result["unit"] or ""]
+        yield from _row(result["name"], row, _plain([[result["name"], result["of"] or ""], figures]))
 
 
 def _comparison(sealed: Sealed) -> Iterator[str]:
     """Each measure and each result of the runs that stand beside each other."""
-    try:
-        found = compare.compare(
-            [one["run"] | {p: one[p] for p in ("measures", "arms", "results")} for one in sealed.runs]
-        )
-    except (InputError, KeyError, TypeError) as error:
-        yield f"the carried runs cannot be compared ({type(error).__name__}: {error})"
-        return
+    parts = ("measures", "arms", "results")
+    found = compare.compare([one["run"] | {part: one[part] for part in parts} for one in sealed.runs])
     wanted = {one["name"]: one for one in found["results"]} | {one["id"]: one for one in found["measures"]}
     settings = {row["name"] for kind in ("parameters", "code", "environment") for row in found[kind]}
     shown = {row[0][0]: row for row in sealed.tables.get("beside", []) if row and row[0]}
