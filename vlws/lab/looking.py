@@ -24,7 +24,7 @@ claims_app = typer.Typer(
     cls=_Claims,
     rich_markup_mode=None,
     help="What the papers claim, what was measured (at the largest scale that there is), and the verdicts. "
-    "Examples: vlws claims; vlws claims 04; vlws claims --graph 04.C2; vlws claims publish 04 --preset full",
+    "Examples: vlws claims; vlws claims 04; vlws claims --json --graph 04.C2; vlws claims publish 04 --preset full",
 )
 
 
