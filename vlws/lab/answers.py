@@ -101,6 +101,7 @@ class Status(BaseModel):
     skipped: bool = Field(description="Nothing had changed since this finished run; it was not run again.")
     cells: Cells | None = Field(description="Cells of the notebook.")
     elapsed_s: float | None
+    limit_s: float | None = Field(description="Seconds after which it is stopped: its share of the budget.")
     report: str | None = Field(description="The resource with the run's page, once it has ended.")
     budget: Budget
     untrusted: Written

@@ -38,6 +38,7 @@ class Run:
     process: subprocess.Popen | None = None
     run_id: str | None = None  # once its folder is there
     cells: tuple[int, int] = (0, 0)
+    limit: float | None = None  # seconds from its start after which it is stopped
     fault: str | None = None  # what kept the runner from writing a record
     follower: threading.Thread | None = None  # reads what the process says, until it ends
     seconds: float | None = None  # that it took, once it has ended
@@ -130,7 +131,8 @@ class Runs:
         assert process.stdout is not None, "its stdout is a pipe"
         for line in process.stdout:
             said = json.loads(line)
-            run.cells, run.fault = tuple(said.get("cells", run.cells)), said.get("fault")
+            run.cells, run.limit = tuple(said.get("cells", run.cells)), said.get("limit", run.limit)
+            run.fault = said.get("fault")
         process.wait()
         with self.lock:
             run.seconds = run.elapsed()
@@ -251,7 +253,7 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     try:
-        runner.execute(job, progress=lambda n, total: say(cells=[n, total]), stop=stop)
+        runner.execute(job, progress=lambda n, total: say(cells=[n, total], limit=job["timeout"]), stop=stop)
     except OSError as error:
         say(fault=f"{error.strerror or error} ({error.filename})")
     os._exit(0)  # the thread still reads stdin
