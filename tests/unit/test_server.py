@@ -220,6 +220,7 @@ def test_chapters_and_claims(served, workspace):
         answer = call(served, "claims", **arguments)["untrusted"]
         assert [row["id"] for row in answer["rows"]] == ids
         assert answer["notice"] == guards.NOTICE
+        assert ("criterion" in answer["rows"][0]) == bool(arguments)
     assert json.loads(read(served, "vlws://claims/02"))["untrusted"]["rows"][0]["id"] == "02.C1"
     assert len(json.loads(read(served, "vlws://claims"))["untrusted"]["rows"]) == 2
     assert read(served, "vlws://AGENTS.md") == "# Driving\n"
@@ -605,7 +606,7 @@ def test_many_rows_and_long_texts_are_cut_with_a_word(served, workspace):
 )
 def test_text_is_cleaned(text, plain):
     assert guards.clean(text) == plain
-    assert guards.cleaned({text: [text, 1]}) == {plain: [plain, 1]}
+    assert guards.cleaned({text: [text, 1, float("nan"), 0.5]}) == {plain: [plain, 1, None, 0.5]}
 
 
 def test_the_newest_line_is_that_of_a_progress_bar(tmp_path):
@@ -713,7 +714,12 @@ def test_over_http_a_token_is_needed_and_a_killed_server_cancels_its_runs(worksp
                 assert (answer.status_code, answer.json()) == (401, {"error": guards.REFUSED})
                 assert answer.headers["WWW-Authenticate"] == "Bearer"
             assert httpx2.get(address.replace("/mcp", "/"), headers=sent).status_code == 401
-        for name, value, code in (("Host", "evil.example", 421), ("Origin", "http://evil.example", 403)):
+        for name, value, code in (
+            ("Host", "evil.example", 421),
+            ("Host", "127.0.0.1:1", 421),
+            ("Origin", "http://evil.example", 403),
+            ("Origin", "http://localhost:1", 403),
+        ):
             answer = httpx2.post(address, json=body, headers=[right, (name, value), *accepted.items()])
             assert answer.status_code == code
         other = [c for c in psutil.Process(process.pid).net_connections("inet") if c.status == psutil.CONN_LISTEN]

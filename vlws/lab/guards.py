@@ -6,6 +6,7 @@ bounded; what was cut is said, and how the rest is read.
 
 import hmac
 import json
+import math
 import os
 import re
 import unicodedata
@@ -169,11 +170,13 @@ def clean(text: str, limit: int | None = TEXT) -> str:
 
 
 def cleaned(value: Any) -> Any:
-    """A value of dicts, lists and scalars with every text and every name cleaned."""
+    """A value of dicts, lists and scalars with every text and every name cleaned, and None for nan and inf."""
     if isinstance(value, Mapping):
         return {clean(str(name), 200): cleaned(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [cleaned(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return clean(value) if isinstance(value, str) else value
 
 

@@ -31,6 +31,7 @@ INSTRUCTIONS = (
 )
 LOOKS = ToolAnnotations(read_only_hint=True, idempotent_hint=True, destructive_hint=False, open_world_hint=False)
 STOPS = ToolAnnotations(read_only_hint=False, idempotent_hint=True, destructive_hint=True, open_world_hint=False)
+IN_SHORT = ("id", "says", "value", "low", "high", "unit", "verdict", "preset", "stale")  # what is told of every claim
 MOST_ROWS = 500  # of a query
 MOST_RUNS = 100  # of a list, or side by side
 
@@ -127,9 +128,14 @@ def _add_chapters(server: Server) -> None:
         chapter: Annotated[str | None, Field(description="Of one chapter; of all by default.")] = None,
         claim: Annotated[str | None, Field(description="One claim by its id, such as 04.C2.")] = None,
     ) -> answers.Claims:
-        """Say what the papers claim, what was measured at the largest scale that there is, and the verdicts."""
-        rest = "ask for one chapter, or for one claim"
-        rows, cut = guards.fitting(resources.claims(chapter, claim), rest)
+        """Say what the papers claim, what was measured at the largest scale that there is, and the verdicts.
+
+        Of all claims in short; of a chapter or a claim with where in the paper, criterion, p, remedy and source.
+        """
+        found = resources.claims(chapter, claim)
+        if chapter is None and claim is None:
+            found = [{name: row[name] for name in IN_SHORT} for row in found]
+        rows, cut = guards.fitting(found, "ask for one chapter, or for one claim")
         return answers.Claims(untrusted=answers.Rows(rows=rows, cut=cut))
 
 
@@ -166,7 +172,8 @@ def _add_records(server: Server) -> None:
             try:
                 columns, found = query.apart(sql, MOST_ROWS + 1)
             except InputError as error:
-                raise InputError(f"{str(error).removesuffix('.')}; what is quoted may be text of runs.") from None
+                quoted = "; what is quoted may be text of runs." if str(error).startswith("DuckDB") else "."
+                raise InputError(str(error).removesuffix(".") + quoted) from None
         rest = "add LIMIT and OFFSET, or choose fewer columns"
         rows, cut = guards.fitting(found[:MOST_ROWS], rest)
         if len(found) > MOST_ROWS and not cut:
