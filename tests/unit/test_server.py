@@ -313,7 +313,8 @@ def test_a_run_that_does_not_obey_is_killed(served, runs, workspace, monkeypatch
     call(served, "run_chapter", chapter="02")
     until(lambda: list(workspace.glob("runs/*/*/reached")), "the cell")
     process = runs.known["run-1"].process
-    os.kill(process.pid, signal.SIGSTOP)
+    for one in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
+        one.suspend()
     assert call(served, "cancel_run", run="run-1")["status"] == "dead"
     assert process.returncode == -signal.SIGKILL
     until(lambda: not processes_of(workspace), "the end of all processes")
