@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from vlws.errors import InputError
-from vlws.lab import looking, prompting, retrieving
+from vlws.lab import looking, prompting, retrieving, serving
 from vlws.lab.options import Chapters, Force, Jobs, Json, Params, Parsl, Preset, Timeout
 from vlws.lab.terminal import aligned, answer, pairs, say, width, with_interval
 
@@ -301,4 +301,5 @@ app.command("compare")(looking.compare_command)
 app.command("index")(retrieving.index_command)
 app.command("retrieve")(retrieving.retrieve_command)
 app.command("prompt")(prompting.prompt_command)
+app.command("mcp")(serving.mcp_command)
 app.add_typer(data_app, name="data")
