@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from vlws import paths, verdicts
-from vlws.claims_file import Claim
+from vlws.claims import Claim
 from vlws.errors import InputError
 from vlws.files import read_json, write_json
 from vlws.lab import evidence, executors, only, records, runner, sequential
