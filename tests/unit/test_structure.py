@@ -23,6 +23,7 @@ BASE = ("vlws.errors", "vlws.files", "vlws.paths", "vlws.fingerprint", "vlws.sta
 ROOMS = {
     "vlws.lab": (
         "vlws.claims",
+        "vlws.experiment",  # which `lab.only` takes the place of
         "vlws.verdicts",
         "vlws.display",
         "vlws.data",
