@@ -57,15 +57,20 @@ report *ARGS: setup
 claims *ARGS: setup
     @{{ bin }}/vlws claims "$@"
 
-# lint, types and every test but nbval's (`just test -k knn` for some); each notebook runs once, at preset test
+# lint, types and every test but nbval's and those of `just archs` (`just test -k knn` for some); each notebook runs once, at preset test
 [group('check')]
 test *ARGS: setup check
-    @{{ bin }}/pytest -n 2 --dist loadfile -m "not literals" "$@"
+    @{{ bin }}/pytest -n 2 --dist loadfile -m "not literals and not archs" "$@"
 
 # execute every notebook at its own literals, compare texts and measured figures with what is committed, change a parameter
 [group('check')]
 nbval *ARGS: setup
     @{{ bin }}/pytest -n 2 -m literals tests/notebooks/test_nbval.py "$@"
+
+# compile every kernel for the GPU architectures that `just test` leaves out (it compiles for sm_90)
+[group('check')]
+archs *ARGS: setup
+    @{{ bin }}/pytest -n 2 -m archs tests/kernels "$@"
 
 # lint and types alone, seconds
 [group('check')]

@@ -219,7 +219,7 @@ def open_chapter(chapter: str, preset: str = "cpu") -> ChapterClaims:
 
     >>> chapter = open_chapter("04_cmg")
     >>> chapter.chapter, list(chapter.claims)[:2], list(chapter.gates)
-    ('04', ['04.C1', '04.C2'], ['knows', 'headroom', 'teachable'])
+    ('04', ['04.C1', '04.C2'], ['knows', 'headroom', 'sees', 'tower'])
     """
     folder = paths.notebooks() / "claims"
     found = sorted(folder.glob(f"{chapter}.yaml")) or sorted(folder.glob(f"{chapter}_*.yaml"))

@@ -124,26 +124,101 @@ def test_a_value_of_another_type_is_null(runs):
 @pytest.mark.parametrize(
     "sql",
     [
-        "copy (select 1) to '{path}'",
         "select * from read_text('{path}')",
-        "attach '{path}'",
-        "export database '{path}'",
-        "set enable_external_access = true",
-        "install httpfs",
+        "select * from read_text('.tmp/there')",
+        "select * from read_csv('.tmp/there')",
+        "select * from glob('.tmp/*')",
+        "from '.tmp/there'",
+        "from read_duckdb('.tmp/there')",
+        "from sniff_csv('.tmp/there')",
+        "from parquet_metadata('.tmp/there')",
+        "from query('copy (select 1) to ''.tmp/new''')",
+        "from enable_logging(storage='file', storage_path='.tmp/new')",
+        "from enable_profiling(save_location='.tmp/new')",
+        "from json_execute_serialized_sql(json_serialize_sql('from read_text(''.tmp/there'')'))",
         "select * from records",  # a variable of the Python that asks
-        "",
+        "select getenv('HOME')",
         "selec",
         "select now()",
     ],
 )
-def test_what_writes_or_reads_files_or_is_no_query_is_refused_in_a_line(runs, tmp_path, sql):
+def test_what_reads_or_writes_files_is_refused_in_a_line(runs, tmp_path, monkeypatch, sql):
     runs()
-    path = tmp_path / "file"
-    with pytest.raises(InputError, match=r"^(DuckDB: |the query is empty).*the tables|over the tables") as refused:
-        query.query(sql.format(path=path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".tmp").mkdir()
+    (tmp_path / ".tmp" / "there").write_text("secret")
+    with pytest.raises(InputError, match=r"^DuckDB: .*the tables") as refused:
+        query.query(sql.format(path=tmp_path / ".tmp" / "there"))
+    assert "secret" not in str(refused.value)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 300
-    assert not path.exists()
+    assert [path.name for path in (tmp_path / ".tmp").iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind"),
+    [
+        ("copy (select 1) to '.tmp/new'", "COPY"),
+        ("copy runs from '.tmp/there'", "COPY"),
+        ("attach '.tmp/new'", "ATTACH"),
+        ("detach memory", "DETACH"),
+        ("export database '.tmp/new'", "EXPORT"),
+        ("import database '.tmp/there'", "PRAGMA"),
+        ("set enable_external_access = true", "SET"),
+        ("reset temp_directory", "SET"),
+        ("pragma database_list", "PRAGMA"),
+        ("install httpfs", "LOAD"),
+        ("load json", "LOAD"),
+        ("create table t as select 1", "CREATE"),
+        ("create secret s (type s3)", "CREATE"),
+        ("drop table runs", "DROP"),
+        ("insert into runs (run_id) values ('x') returning run_id", "INSERT"),
+        ("delete from runs", "DELETE"),
+        ("update runs set status = 'ok'", "UPDATE"),
+        ("explain analyze select 1", "EXPLAIN"),
+        ("prepare v as select 1", "PREPARE"),
+        ("call pragma_version()", "CALL"),
+        ("checkpoint", "CALL"),
+        ("begin", "TRANSACTION"),
+        ("vacuum", "VACUUM"),
+        ("use memory", "SET"),
+    ],
+)
+def test_what_is_no_select_is_refused(runs, tmp_path, monkeypatch, sql, kind):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"^the query is a {kind} statement; write one SELECT over the tables runs, "):
+        query.query(sql)
+    assert not (tmp_path / ".tmp").exists()
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("", "the query is empty"),
+        (" -- nothing", "the query is empty"),
+        ("select 1; select 2", "the query has 2 statements"),
+        ("select 1; drop table runs", "the query has 2 statements"),
+    ],
+)
+def test_one_statement_is_taken(runs, sql, message):
+    with pytest.raises(InputError, match=f"^{message}; write one SELECT over the tables runs, "):
+        query.query(sql)
+    assert query.query("select 'a;b' -- ; drop table runs\n;")[1] == [("a;b",)]
+    assert query.query("describe gates")[1][0][:2] == ("run_id", "VARCHAR")
+
+
+def test_a_query_that_does_not_end_is_stopped_and_of_many_rows_some_are_given(runs):
+    with pytest.raises(InputError, match=r"^the query took longer than 0\.2 s and was stopped; ask for less"):
+        query.query("with recursive t(n) as (select 1 union all select n + 1 from t) select max(n) from t", seconds=0.2)
+    assert query.query("from range(100000) a, range(100000) b", most=2)[1] == [(0, 0), (1, 0)]
+
+
+def test_what_does_not_fit_into_memory_writes_no_file(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(query.CONFIG, "memory_limit", "40MB")
+    with pytest.raises(InputError, match=r"^DuckDB: Out of Memory Error"):
+        query.query("select count(*) from (select distinct a.range + b.range * 1000 from range(1000) a, range(9000) b)")
+    assert not (tmp_path / ".tmp").exists()
 
 
 def test_csv_stands_beside_the_run(runs):

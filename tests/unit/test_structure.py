@@ -24,6 +24,7 @@ ROOMS = {
     "vlws.lab": (
         "vlws.cells",
         "vlws.claims",
+        "vlws.experiment",  # which `lab.only` takes the place of
         "vlws.verdicts",
         "vlws.display",
         "vlws.data",

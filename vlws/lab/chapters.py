@@ -74,6 +74,15 @@ def _chapter(path: Path) -> Chapter:
     )
 
 
+def told(one: Chapter) -> dict[str, Any]:
+    """What a program is told of a chapter: id, slug, title, paper, summary, backbones, and its parameters."""
+    parameters = [
+        {"name": p.name, "type": p.type, "default": p.default, "help": p.help} for p in one.parameters.values()
+    ]
+    said = {name: getattr(one, name) for name in ("id", "slug", "title", "paper", "summary")}
+    return said | {"backbones": list(one.backbones), "parameters": parameters}
+
+
 def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""

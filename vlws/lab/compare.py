@@ -77,15 +77,17 @@ def sweep_table(kept: Sequence[Record], axes: Sequence[str] | None = None) -> di
     return {"axes": chosen, "metrics": list(metrics.values()), "rows": rows}
 
 
-def find(targets: Iterable[str]) -> list[dict[str, Any]]:
+def find(targets: Iterable[str], kept: Sequence[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
     """The records that a user names: run ids, their folders, the start or the end of an id, or `NN@preset`.
+
+    kept: the records that are looked through; all by default.
 
     `04@full` is the newest good run of chapter 04 at that preset with nothing else changed, else the published result,
     else (`04@cpu`) the committed notebook.
 
     Raises InputError where nothing or more than one run answers to a name.
     """
-    kept = records.records()
+    kept = records.records() if kept is None else kept
     return [_at_preset(kept, *target.split("@", 1)) if "@" in target else _by_id(kept, target) for target in targets]
 
 

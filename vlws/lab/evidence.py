@@ -68,6 +68,15 @@ class Row:
         """What the interval must be for the claim to hold, in words."""
         return verdicts.criterion(asdict(self))
 
+    def told(self) -> dict[str, Any]:
+        """What a program is told of a claim: as the paper has it, what was measured, and the verdict."""
+        names = ["id", "says", "where", "metric", "unit", "paper", "direction", "threshold", "tolerance"]
+        names += ["value", "low", "high", "p", "verdict", "holm", "why", "remedy", "preset"]
+        said = {name: getattr(self, name) for name in names} | {"n_seeds": self.seeds, "per": self.per}
+        said |= {"criterion": self.criterion, "source": self.kind or None, "stale": self.stale}
+        said |= {"run_id": self.source if self.kind in ("run", "results") else None}
+        return said | {"verdict": self.verdict if self.kind else None}
+
 
 def rows_of(
     slug: str, measures: Sequence[dict[str, Any]], record: dict[str, Any] | None, kind: str, anchor: bool = False
@@ -103,10 +112,13 @@ def rank(row: Row) -> tuple[int, bool, int, str]:
     return scale, not row.stale, SOURCES.index(row.kind), row.when
 
 
-def standing() -> dict[str, Row]:
-    """claim id -> the measure that stands of it; a claim that was never measured has a row that says so."""
+def standing(kept: Sequence[dict[str, Any]] | None = None) -> dict[str, Row]:
+    """claim id -> the measure that stands of it; a claim that was never measured has a row that says so.
+
+    kept: the records of the runs that may count; all by default.
+    """
     found: dict[str, Row] = {}
-    kept = records.records()
+    kept = records.records() if kept is None else kept
     for one in chapters():
         for row in candidates(one, kept):
             if row.id not in found or rank(row) >= rank(found[row.id]):

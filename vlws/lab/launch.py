@@ -34,6 +34,11 @@ def main() -> None:
         del sys.path[0]
     Path(os.environ["VLWS_RUN"], VERSIONS).write_text(json.dumps(versions()), encoding="utf-8")
 
+    if asked := os.environ.get("VLWS_ONLY"):
+        from vlws.lab import only
+
+        only.install(asked)
+
     from ipykernel import kernelapp
     from IPython.core import application
 

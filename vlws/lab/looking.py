@@ -34,7 +34,7 @@ def list_command(as_json: Json = False) -> None:
     Example: vlws list --json
     """
     from vlws.lab import records
-    from vlws.lab.chapters import chapters
+    from vlws.lab.chapters import chapters, told
 
     newest: dict[str, dict] = {}
     for record in reversed(records.records()):
@@ -44,11 +44,7 @@ def list_command(as_json: Json = False) -> None:
         record = newest.get(one.slug)
         rows.append(
             {
-                **{name: getattr(one, name) for name in ("id", "slug", "title", "paper", "summary", "backbones")},
-                "parameters": [
-                    {"name": p.name, "type": p.type, "default": p.default, "help": p.help}
-                    for p in one.parameters.values()
-                ],
+                **told(one),
                 "newest": {k: record[k] for k in ("run_id", "preset", "status", "started", "wall_s")}
                 if record
                 else None,
@@ -83,17 +79,13 @@ def claims(
         found = claim_graph.of_claim(graph)
         answer(as_json, found, claim_graph.as_text(found))
         return
-    names = ["id", "says", "where", "metric", "unit", "paper", "direction", "threshold", "tolerance"]
-    names += ["value", "low", "high", "p", "verdict", "holm", "why", "remedy", "preset"]
     rows, lines = [], []
     slug = find(chapter).slug if chapter else None
     for row in evidence.standing().values():
         if slug not in (None, row.slug):
             continue
-        told = {name: getattr(row, name) for name in names} | {"n_seeds": row.seeds, "per": row.per}
-        told |= {"criterion": row.criterion, "source": row.kind or None, "stale": row.stale}
-        told |= {"run_id": row.source if row.kind in ("run", "results") else None}
-        rows.append(told | {"verdict": row.verdict if row.kind else None})
+        told = row.told()
+        rows.append(told)
         measured = with_interval(told) + ("" if row.value is None else f" {row.unit}")
         verdict = row.verdict + (" (stale)" if row.stale else "")
         verdict += f", after Holm {row.holm}" if row.holm and row.holm != row.verdict else ""

@@ -100,6 +100,11 @@ def _sha256(file: Path, changed: int) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+def forget() -> None:
+    """Look at code and data anew for the next key: for a process that lives longer than what it has read."""
+    _made_of.cache_clear()
+
+
 def _pins(packages: Sequence[str]) -> list[str]:
     """The lines of constraints.txt that pin some packages."""
     file = paths.root() / "constraints.txt"

@@ -111,12 +111,10 @@ def run(
     for each.
     """
     say = say or (lambda line: None)
-    records.settle()
-    done_before = reversed(records.records())
-    finished = {record["key"]: record for record in done_before if record["status"] == "ok" and not force}
+    done_before = {} if force else finished()
     waiting = []
     for job in jobs:
-        if done := finished.get(job["key"]):
+        if done := done_before.get(job["key"]):
             say(f"{label(job)}: nothing has changed since {shown(Path(done['folder']))} (--force runs it again)")
             yield done | {"skipped": True}
         else:
@@ -130,6 +128,12 @@ def run(
         where = shown(Path(record["folder"]))
         say(f"{count}{label(record)}: {record['status']}{why} in {record['wall_s']:.0f} s, {where}")
         yield record
+
+
+def finished() -> dict[str, dict[str, Any]]:
+    """key -> the newest good run that has it, after `records.settle`."""
+    records.settle()
+    return {record["key"]: record for record in reversed(records.records()) if record["status"] == "ok"}
 
 
 def _with_bar(job: executors.Job, slot: int, stop: Event) -> dict[str, Any]:

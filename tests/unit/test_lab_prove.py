@@ -1,0 +1,180 @@
+"""A proof adds seeds, computes what its claim reads, stops as it said it would, and goes on where it was."""
+
+import json
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from vlws.errors import InputError
+from vlws.lab import prove, runner
+
+PARAMETERS = 'preset: str = "cpu"  # preset\nseeds: int = 3  # seeds\neffect: float = 0.0  # of mine'
+CELLS = [
+    "import numpy as np\nfrom vlws import claims, experiment\nchapter = claims.open_chapter('01', preset=preset)",
+    "def cell(arm, seed, *, effect):\n"
+    "    if effect < 0:\n"
+    "        raise ValueError('no such effect')\n"
+    "    rng = np.random.default_rng([seed, len(arm)])\n"
+    "    return {'score': rng.normal(effect if arm == 'mine' else 0.0, 0.1)}",
+    "results = experiment.grid(cell, ['mine', 'plain', 'left'], seeds, name='01-arms', workers=1, effect=effect)\n"
+    "results.keep()",
+    "chapter.gate('works', results['plain']['score'])\n"
+    "every = np.stack([results[arm]['score'] for arm in results.arms])\n"
+    "chapter.measure('01.C1', results['mine']['score'] - results['plain']['score'])\n"
+    "chapter.measure('01.C2', results['mine']['score'] - every.mean(0))\n"
+    "_ = chapter.measure('01.C3', [1.0, 1.0, 1.0])",
+]
+CLAIMS = """chapter: "01"
+gates:
+  works: {says: "It works.", metric: score, direction: greater, threshold: -5}
+claims:
+  - {id: "01.C1", says: "mine is better", where: abstract, metric: mine − plain, unit: u, direction: greater,
+     threshold: 0.3, gates: [works]}
+  - {id: "01.C2", says: "than all", where: abstract, metric: mine − the mean, unit: u, direction: greater,
+     threshold: 0.3}
+  - {id: "01.C3", says: "it is built", where: abstract, metric: one, unit: u, direction: greater, threshold: 0,
+     by_construction: the set-up builds it in}
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    (tmp_path / "notebooks" / "claims").mkdir(parents=True)
+    monkeypatch.setenv("VLWS_ROOT", str(tmp_path))
+    for name in ("VLWS_RUNS", "VLWS_CACHE", "VLWS_RUN"):
+        monkeypatch.delenv(name, raising=False)
+    code = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(new_code_cell, CELLS)]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=code, metadata=metadata), tmp_path / "notebooks" / "01_small.ipynb")
+    (tmp_path / "notebooks" / "claims" / "01_small.yaml").write_text(CLAIMS)
+    (tmp_path / "notebooks" / "presets.yml").write_text(
+        '"01":\n  full: {effect: 2.0}\n  gpu: {effect: 0.3}\n  real: {effect: -1.0}\n'
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    """The jobs that are run, and each one's seeds."""
+    seeds, execute = [], runner.execute
+
+    def counted(job, **options):
+        seeds.append(job["params"]["seeds"])
+        return execute(job, **options)
+
+    monkeypatch.setattr(runner, "execute", lambda job, progress=None: counted(job, progress=progress))
+    return seeds
+
+
+def cells(workspace):
+    """(arm, seed) of every cell in the cache."""
+    found = [json.loads(path.read_text())["made"] for path in workspace.glob(".cache/experiment/01-arms/*.json")]
+    return sorted((cell["arm"], cell["seed"]) for cell in found)
+
+
+def test_a_clear_claim_ends_at_the_first_look_and_computes_what_it_reads(workspace, executed):
+    found = prove.prove("01.C1", preset="full", seeds=8)
+    assert (found["verdict"], found["ended"]) == ("supported", "")
+    assert [look["seeds"] for look in found["looks"]] == [3]
+    assert executed == [2, 3]  # all arms on two seeds, then what the claim names
+    assert cells(workspace) == [
+        *(("left", k) for k in (0, 1)),
+        *((arm, k) for arm in ("mine", "plain") for k in range(3)),
+    ]
+    (look,) = found["looks"]
+    assert look["cells"] == {"01-arms": {"arms": ["mine", "plain"], "seeds": 3}}
+    assert [gate["name"] for gate in look["gates"]] == ["works"]
+    assert len(look["gates"][0]["values"]) == 3
+    assert prove.prove("01.C1", preset="full", seeds=8) == found
+    assert executed == [2, 3]  # nothing is run again
+
+
+def test_at_its_threshold_a_claim_stays_undecided_to_the_last_look(workspace, executed):
+    said = []
+    found = prove.prove("01.C1", preset="gpu", seeds=5, say=said.append)
+    assert [look["verdict"] for look in found["looks"]] == ["undecided", "undecided"]
+    assert executed == [2, 3, 5]
+    assert any("3 of at most 5 seeds: undecided; the interval" in line for line in said)
+    assert not list((workspace / "runs").glob("*/*/run.json"))  # no run that others would take for evidence
+    with pytest.raises(InputError, match=r"begun with at most 5 seeds, and 8 were given.*go on with --seeds 5"):
+        prove.prove("01.C1", preset="gpu", seeds=8)
+
+
+def test_a_claim_that_reads_more_than_it_names_is_found_out(workspace, executed):
+    said = []
+    found = prove.prove("01.C2", preset="full", seeds=3, say=said.append)
+    assert any("reads more arms than it names" in line for line in said)
+    assert executed == [2, 3, 3]
+    assert len(cells(workspace)) == 9
+    assert found["looks"][0]["cells"]["01-arms"]["arms"] == ["left", "mine", "plain"]
+    assert found["verdict"] == "supported"
+
+
+def test_a_proof_goes_on_where_it_was_killed(workspace, monkeypatch):
+    execute = runner.execute
+
+    def killed(job, progress=None):
+        if job["params"]["seeds"] == 5:
+            raise KeyboardInterrupt
+        return execute(job, progress=progress)
+
+    monkeypatch.setattr(runner, "execute", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prove.prove("01.C1", preset="gpu", seeds=5)
+    seeds = []
+    monkeypatch.setattr(
+        runner, "execute", lambda job, progress=None: seeds.append(job["params"]["seeds"]) or execute(job)
+    )
+    found = prove.prove("01.C1", preset="gpu", seeds=5)
+    assert seeds == [5]
+    assert [look["seeds"] for look in found["looks"]] == [3, 5]
+
+
+def test_a_budget_that_is_spent_is_said(workspace):
+    found = prove.prove("01.C1", preset="full", seeds=3, minutes=1e-9)
+    assert found["ended"] == prove.SPENT
+    assert found["looks"] == []
+
+
+def vlws(*arguments):
+    command = [sys.executable, "-m", "vlws.lab.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_tells_the_chain_of_evidence_and_a_run_that_failed(workspace):
+    done = vlws("prove", "01.C1", "--preset", "full", "--seeds", "3")
+    assert done.returncode == 0, done.stderr
+    for part in (
+        "supported: the interval",
+        "gate works",
+        "cells 01-arms: mine, plain x 3 seeds; code",
+        "pins",
+        "ledger",
+    ):
+        assert part in done.stdout
+    failed = vlws("prove", "01.C1", "--preset", "real", "--json")
+    assert failed.returncode == 1
+    (told,) = json.loads(failed.stdout)
+    assert "no such effect" in told["ended"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["01.C9"], "no chapter has a claim '01.C9'; there are 01.C1, 01.C2, 01.C3."),
+        (["01.C3"], "01.C3 cannot be proved: it is by construction, and not judged."),
+        (["01.C1", "--minutes", "0"], "minutes is 0; a proof needs more than 0."),
+        (["01.C1", "--seeds", "2"], "seeds is 2; this claim needs at least 3."),
+        (["01.C1", "--all"], "prove takes one or more claims, such as 04.C2, or --all: one of the two."),
+        (["--all"], "--all needs --minutes, how long it may take."),
+        (["01.C1", "--preset", "huge"], "no preset 'huge'; there are"),
+    ],
+)
+def test_bad_input_is_one_sentence(workspace, arguments, sentence):
+    done = vlws("prove", *arguments, "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"].startswith(sentence)
+    assert not (workspace / "runs").exists()

@@ -1,0 +1,75 @@
+"""The resources of the MCP server: pages of runs, claims, and the rules of the workspace."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
+
+from vlws import paths
+from vlws.errors import InputError
+from vlws.lab import chapters, evidence, guards, records
+
+
+def add(server: MCPServer) -> None:
+    """Add the resources to a server."""
+    untrusted = {"untrusted": True, "notice": guards.NOTICE}
+
+    @server.resource("vlws://AGENTS.md", mime_type="text/markdown")
+    @guards.raising(ResourceError)
+    def agents() -> str:
+        """The rules of the workspace, its commands, and what their answers hold."""
+        return (paths.root() / "AGENTS.md").read_text(encoding="utf-8")
+
+    @server.resource("vlws://claims", mime_type="application/json", meta=untrusted)
+    @guards.raising(ResourceError)
+    def all_claims() -> str:
+        """Every claim, what was measured, and the verdict."""
+        return _as_json(claims())
+
+    @server.resource("vlws://claims/{chapter}", mime_type="application/json", meta=untrusted)
+    @guards.raising(ResourceNotFoundError)
+    def claims_of(chapter: str) -> str:
+        """The claims of one chapter, what was measured, and the verdicts."""
+        return _as_json(claims(chapter))
+
+    @server.resource("vlws://runs/{run_id}/report/{part}", mime_type="text/plain", meta=untrusted)
+    @guards.raising(ResourceNotFoundError)
+    def report(run_id: str, part: str) -> str:
+        """The page of a run as text, in parts from 1."""
+        page = _page(run_id)
+        text, count = guards.part_of(guards.clean(guards.as_text(page), None), part, f"the report of {run_id}")
+        _, raw = guards.part_of(page, "1", run_id)
+        more = "" if int(part) == count else f" Next: vlws://runs/{run_id}/report/{int(part) + 1}."
+        where = f"Report of run {run_id}, part {part} of {count}.{more}"
+        return f"{guards.NOTICE} {where} As HTML, parts 1 to {raw}: vlws://runs/{run_id}/html/1.\n\n{text}"
+
+    @server.resource("vlws://runs/{run_id}/html/{part}", mime_type="text/html", meta=untrusted)
+    @guards.raising(ResourceNotFoundError)
+    def html(run_id: str, part: str) -> str:
+        """The page of a run as HTML, in parts from 1 that are put together in order."""
+        return guards.part_of(_page(run_id), part, f"the page of {run_id}")[0]
+
+
+def _as_json(rows: list[dict[str, Any]]) -> str:
+    kept, cut = guards.fitting(rows, "read vlws://claims/NN of one chapter", 10 * guards.ANSWER)
+    return json.dumps({"untrusted": {"notice": guards.NOTICE, "cut": cut, "rows": kept}}, ensure_ascii=False)
+
+
+def _page(run_id: str) -> str:
+    record = guards.run(run_id)
+    path = Path(record["folder"], "notebook.html")
+    if not path.is_file():
+        raise InputError(f"run {run_id} has no page; its status is {record['status']}.")
+    return guards.clean(path.read_text(encoding="utf-8", errors="replace"), None)
+
+
+def claims(chapter: str | None = None, claim: str | None = None) -> list[dict[str, Any]]:
+    """What is claimed, what was measured and the verdict: of all claims, of a chapter's, or of one."""
+    slug = chapters.chapter(chapter).slug if chapter else None
+    records.forget()
+    rows = [row for row in evidence.standing(guards.runs()).values() if slug in (None, row.slug)]
+    if claim is not None and claim not in [row.id for row in rows]:
+        raise InputError(f"no claim {claim!r}; there are {', '.join(row.id for row in rows) or 'none'}.")
+    return [row.told() for row in rows if claim in (None, row.id)]
