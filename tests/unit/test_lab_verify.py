@@ -81,7 +81,7 @@ def test_a_page_as_it_was_written_is_fine(written, vlws):
     assert (code, result["ok"], result["kind"]) == (0, True, "page of a run")
     words = {one["check"]: one["result"] for one in reversed(result["checks"])}
     names = ["page", "claims table", "carried record", "shown figures", "hashes", "intervals and verdicts", "gates"]
-    arms = ["measures from arms", "arms of 04-arms"]
+    arms = ["measures from arms", "arms of 04-arms", "arms of 04-tower"]
     assert words == dict.fromkeys([*names, "record", "notebook", *arms, "code", "data"], "ok")
     assert found(result, checks.UNKNOWN).keys() == {"measures from arms"}, "of some it is not recorded"
     assert result["again"] == ["vlws run 04"]
@@ -110,6 +110,7 @@ def test_a_page_alone_says_what_it_cannot_know(written, tmp_path, monkeypatch):
         "record": "there is no workspace here that could hold the run",
         "measures from arms": "of 4 measures it is not recorded which arms' numbers the notebook computed them from",
         "arms of 04-arms": "there is no workspace here, and so no cache",
+        "arms of 04-tower": "there is no workspace here, and so no cache",
         "code": "the chapter 04_cmg is not here",
         "data": "the chapter 04_cmg is not here",
     }
