@@ -1,4 +1,4 @@
-"""Tiny models run fastest with one thread a process, and many times slower with two on a busy machine."""
+"""What every test of this folder has, and a workspace that some share."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,14 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch):
+    """Tables are as wide as their text, whatever another test or the caller has put into the environment."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def _one_thread():
+    """Tiny models run fastest with one thread a process, and many times slower with two on a busy machine."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
 
