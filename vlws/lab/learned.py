@@ -13,7 +13,8 @@ from vlws.verdicts import BY_CONSTRUCTION, NOT_AT_THIS_SCALE, OPPOSED, SUPPORTED
 
 GROUPS = {SUPPORTED: "Holds", OPPOSED: "Does not hold", UNDECIDED: "Open", NOT_AT_THIS_SCALE: "Out of reach here"}
 
-GOES_ON = ("And ", "But ", "So ", "For ", "The same ", "There, ", "Also ")  # how a claim begins that says more of the one before it
+# how a claim begins that says more of the one before it
+GOES_ON = ("And ", "But ", "So ", "For ", "The same ", "There, ", "Also ")
 
 
 def lessons() -> list[dict[str, Any]]:
