@@ -189,3 +189,16 @@ def test_a_gate_that_was_edited_is_found_out(chapter, file, measure, changed, pr
 
 def test_a_claim_judged_without_its_gate_is_found_out(file, measure):
     assert gate_problems([], [measure], file) == ["04.C1: judged, although the gate sees failed or is missing"]
+
+
+def test_the_table_of_two_runs_in_chapter_01_holds_the_published_figures():
+    (result,) = [one for one in evidence.published("01_sugar") if one["run"]["preset"] == "full"]
+    cells = read_json(paths.notebooks() / "01_sugar.ipynb")["cells"]
+    (text,) = [t for cell in cells if "| seeds 0 to 9 |" in (t := "".join(cell["source"]))]
+    rows = [[part.strip() for part in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| C")]
+    told = {f"01.{claim}": second for claim, _, second, _ in rows}
+    assert len(told) == 15
+    found = {
+        m["id"]: f"{m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}]" for m in result["measures"] if m["id"] in told
+    }
+    assert told == found

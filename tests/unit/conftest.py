@@ -59,3 +59,20 @@ def measured(tmp_path, monkeypatch):
                 values = {metric: numbers[place] for metric, numbers in metrics.items()}
                 cells.write_cell(of / f"{arm}-{seed}".replace(" ", "_"), values, arm, seed, time.perf_counter())
     return root
+
+
+@pytest.fixture
+def vlws(monkeypatch, capsys):
+    """Call the command line in this process: (exit code, stdout and stderr)."""
+    from vlws.lab import cli
+
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["vlws", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        captured = capsys.readouterr()
+        return left.value.code or 0, captured.out + captured.err
+
+    return call

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from vlws.errors import InputError
 from vlws.files import read_json
-from vlws.lab import claim_graph, cli, evidence, page, seal, verify
+from vlws.lab import claim_graph, evidence, page, seal, verify
 from vlws.lab.arms import arms_of
 
 
@@ -137,21 +136,7 @@ def test_a_page_draws_the_graph_of_every_measure_and_stays_verified(measured, tm
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def vlws(measured, monkeypatch, capsys):
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["vlws", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        captured = capsys.readouterr()
-        return left.value.code or 0, captured.out + captured.err
-
-    return call
-
-
-def test_the_command_shows_where_a_figure_comes_from(vlws):
+def test_the_command_shows_where_a_figure_comes_from(measured, vlws):
     code, out = vlws("claims", "--graph", "04.C2")
     assert code == 0
     assert "  measure AUROC(CMER) − AUROC(image only): " in out
@@ -167,7 +152,7 @@ def test_the_command_shows_where_a_figure_comes_from(vlws):
         (["04", "--graph", "04.C2"], "give one of them"),
     ],
 )
-def test_a_graph_of_nothing_is_refused(vlws, arguments, said):
+def test_a_graph_of_nothing_is_refused(measured, vlws, arguments, said):
     code, out = vlws("claims", *arguments)
     assert code == 2
     assert said in out

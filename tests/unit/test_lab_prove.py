@@ -170,6 +170,10 @@ def test_the_command_tells_the_chain_of_evidence_and_a_run_that_failed(workspace
         (["01.C1", "--seeds", "2"], "seeds is 2; this claim needs at least 3."),
         (["01.C1", "--all"], "prove takes one or more claims, such as 04.C2, or --all: one of the two."),
         (["--all"], "--all needs --minutes, how long it may take."),
+        (
+            ["01.C1", "--preset", "test"],
+            "preset is 'test', whose figures are no evidence; a proof takes cpu or a larger",
+        ),
         (["01.C1", "--preset", "huge"], "no preset 'huge'; there are"),
     ],
 )

@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from vlws import paths
 from vlws.errors import InputError
 from vlws.files import read_json, write_json
-from vlws.lab import checks, cli, compare, evidence, page, records, run_pages, seal, verify
+from vlws.lab import checks, compare, evidence, page, records, run_pages, seal, verify
 
 PAGES: list[str] = []
 SHARED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -34,21 +33,6 @@ def written(folder) -> Path:
         PAGES.append(page.export(folder / "notebook.ipynb", path).read_text())
     path.write_text(PAGES[0])
     return path
-
-
-@pytest.fixture
-def vlws(monkeypatch, capsys):
-    """Call the command line in this process: (exit code, stdout)."""
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["vlws", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        captured = capsys.readouterr()
-        return left.value.code or 0, captured.out + captured.err
-
-    return call
 
 
 def found(result: dict, word: str = checks.DIFFERS) -> dict[str, str]:

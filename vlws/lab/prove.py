@@ -50,6 +50,8 @@ def prove(
     check_minutes(minutes)
     one, claim = find(id)
     preset = preset or _standing_preset(id)
+    if preset == "test":
+        raise InputError("preset is 'test', whose figures are no evidence; a proof takes cpu or a larger one.")
     at = sequential.looks(seeds, max(sequential.FEWEST, claim.needs.get("seeds", 0)))
     (base,) = runner.plan([one.id], preset, given={"seeds": 1})
     ledger = _ledger(one, claim, preset, base["params"], at)
