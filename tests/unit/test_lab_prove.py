@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -61,11 +62,11 @@ def executed(monkeypatch):
     """The jobs that are run, and each one's seeds."""
     seeds, execute = [], runner.execute
 
-    def counted(job, **options):
+    def counted(job, *given, **options):
         seeds.append(job["params"]["seeds"])
-        return execute(job, **options)
+        return execute(job, *given, **options)
 
-    monkeypatch.setattr(runner, "execute", lambda job, progress=None: counted(job, progress=progress))
+    monkeypatch.setattr(runner, "execute", counted)
     return seeds
 
 
@@ -79,6 +80,9 @@ def test_a_clear_claim_ends_at_the_first_look_and_computes_what_it_reads(workspa
     found = prove.prove("01.C1", preset="full", seeds=8)
     assert (found["verdict"], found["ended"]) == ("supported", "")
     assert [look["seeds"] for look in found["looks"]] == [3]
+    kept = json.loads(Path(found["ledger"]).read_text())
+    assert {name: kept[name] for name in kept} == {name: found[name] for name in kept}  # what is told is what is kept
+    assert (kept["verdict"], kept["low"]) == ("supported", found["looks"][0]["low"])
     assert executed == [2, 3]  # all arms on two seeds, then what the claim names
     assert cells(workspace) == [
         *(("left", k) for k in (0, 1)),
@@ -116,17 +120,17 @@ def test_a_claim_that_reads_more_than_it_names_is_found_out(workspace, executed)
 def test_a_proof_goes_on_where_it_was_killed(workspace, monkeypatch):
     execute = runner.execute
 
-    def killed(job, progress=None):
+    def killed(job, *given, **options):
         if job["params"]["seeds"] == 5:
             raise KeyboardInterrupt
-        return execute(job, progress=progress)
+        return execute(job, *given, **options)
 
     monkeypatch.setattr(runner, "execute", killed)
     with pytest.raises(KeyboardInterrupt):
         prove.prove("01.C1", preset="gpu", seeds=5)
     seeds = []
     monkeypatch.setattr(
-        runner, "execute", lambda job, progress=None: seeds.append(job["params"]["seeds"]) or execute(job)
+        runner, "execute", lambda job, *given, **options: seeds.append(job["params"]["seeds"]) or execute(job)
     )
     found = prove.prove("01.C1", preset="gpu", seeds=5)
     assert seeds == [5]
