@@ -10,7 +10,7 @@ import pytest
 from vlws import claims, paths, verdicts
 from vlws.claims_file import ClaimsFile
 from vlws.files import read_json
-from vlws.lab import chapters, evidence, records
+from vlws.lab import chapters, evidence, proved, records, sequential
 
 SLUGS = [chapter.slug for chapter in chapters.chapters()]
 STATED = ("says", "where", "metric", "unit", "paper", "direction", "threshold", "tolerance", "needs", "per")
@@ -104,6 +104,30 @@ def test_published_results_are_whole_and_computed_again_from_their_values(result
     if result["arms"]:
         assert result["seconds"] == pytest.approx(sum(grid["seconds"] for grid in result["arms"]), abs=0.2)
         assert set(result["code"]) == {grid["name"] for grid in result["arms"]}
+
+
+@pytest.mark.parametrize("path", sorted(proved.published().glob("*/*.json")), ids=lambda path: path.stem)
+def test_published_proofs_are_computed_again_from_their_values(path):
+    proof = read_json(path)
+    claim = claims.load(paths.notebooks() / "claims" / f"{path.parent.name}.yaml").claims[proof["claim"]]
+    assert path.name == f"{proof['claim']}.{proof['preset']}.json"
+    assert proved.is_over(proof)
+    assert proof["at"] == list(sequential.looks(proof["at"][-1], proof["at"][0]))
+    assert proof["levels"] == pytest.approx(sequential.levels(proof["at"]))
+    assert [look["seeds"] for look in proof["looks"]] == proof["at"][: len(proof["looks"])]
+    for look, level in zip(proof["looks"], proof["levels"], strict=False):
+        measure = look["measure"]
+        assert {name: measure[name] for name in ("direction", "threshold", "tolerance")} == {
+            name: getattr(claim, name) for name in ("direction", "threshold", "tolerance")
+        }
+        assert (len(measure["values"]), measure["unmet"]) == (look["seeds"], "")
+        assert all(gate["passed"] for gate in look["gates"])
+        again = sequential.judge(measure, level)
+        assert again["verdict"] == look["verdict"]
+        assert [again[name] for name in ("value", "low", "high")] == pytest.approx(
+            [look[name] for name in ("value", "low", "high")]
+        )
+    assert proof["verdict"] == proof["looks"][-1]["verdict"]
 
 
 def test_the_results_table_is_made_from_the_results():

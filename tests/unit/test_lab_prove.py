@@ -1,6 +1,8 @@
 """A proof adds seeds, computes what its claim reads, stops as it said it would, and goes on where it was."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from vlws.errors import InputError
-from vlws.lab import prove, runner
+from vlws.lab import evidence, prove, proved, runner
 
 PARAMETERS = 'preset: str = "cpu"  # preset\nseeds: int = 3  # seeds\neffect: float = 0.0  # of mine'
 CELLS = [
@@ -186,3 +188,61 @@ def test_bad_input_is_one_sentence(workspace, arguments, sentence):
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"].startswith(sentence)
     assert not (workspace / "runs").exists()
+
+
+# --- kept -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_proof_stands_beside_the_verdict_is_published_and_grows_stale(workspace):
+    assert evidence.standing()["01.C1"].proof is None
+    with pytest.raises(InputError, match=r"^01\.C1 has no proof at preset 'full'; make one with `vlws prove 01\.C1"):
+        proved.publish("01.C1", "full")
+    prove.prove("01.C1", preset="full", seeds=8)
+    row = evidence.standing()["01.C1"]
+    assert (row.verdict, row.proof["verdict"], row.proof["source"]) == (evidence.NOT_MEASURED, "supported", "run")
+    assert re.fullmatch(r"supported at 3 of at most 8 seeds, [\d.]+ \[[\d.]+, [\d.]+\]", row.proof["said"])
+    assert row.told()["proof"]["at"] == [3, 5, 8]
+    done = vlws("claims", "publish", "01.C1", "--json")
+    assert done.returncode == 0, done.stderr
+    kept = Path(json.loads(done.stdout)["published"])
+    assert kept == workspace / "reports" / "results" / "proofs" / "01_small" / "01.C1.full.json"
+    shutil.rmtree(workspace / "runs")
+    assert evidence.standing()["01.C1"].proof == row.proof | {"source": "results"}
+    assert "; proved supported at 3 of at most 8 seeds" in vlws("claims", "01").stdout.replace("\n", " ")
+    notebook = workspace / "notebooks" / "01_small.ipynb"
+    notebook.write_text(notebook.read_text().replace("len(arm)", "len(arm) + 1"))
+    (told,) = [one for one in json.loads(vlws("claims", "--json", "01").stdout) if one["id"] == "01.C1"]
+    assert told["proof"]["stale"] is True
+
+
+def test_a_proof_that_has_not_ended_or_is_stale_is_not_published(workspace):
+    prove.prove("01.C1", preset="gpu", seeds=5)
+    path = proved.folder() / "01_small" / "01.C1.gpu.json"
+    ledger = json.loads(path.read_text())
+    path.write_text(json.dumps(ledger | {"looks": ledger["looks"][:1]}))
+    with pytest.raises(
+        InputError, match=r"^the proof of 01\.C1 has not come to its end; go on with `vlws prove"
+    ):
+        proved.publish("01.C1", "gpu")
+    path.write_text(json.dumps(ledger | {"key": "of yesterday"}))
+    with pytest.raises(InputError, match=r"^the proof of 01\.C1 is stale \(code or data of its chapter has changed\)"):
+        proved.publish("01.C1", "gpu")
+
+
+@pytest.mark.parametrize("damage", [{"looks": [{}]}, {"slug": "09_none"}, {"preset": "huge"}, {"looks": 1}])
+def test_a_ledger_that_cannot_be_read_stands_for_nothing(workspace, damage):
+    prove.prove("01.C1", preset="full", seeds=3)
+    (path,) = proved.folder().glob("*/01.C1.full.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    assert proved.standing() == {}
+
+
+def test_the_largest_scale_stands_and_a_link_out_of_the_runs_does_not(workspace, tmp_path_factory):
+    for preset in ("full", "gpu"):
+        prove.prove("01.C1", preset=preset, seeds=3)
+    assert proved.standing()["01.C1"]["preset"] == "gpu"
+    outside = tmp_path_factory.mktemp("outside") / "x.json"
+    path = proved.folder() / "01_small" / "01.C1.gpu.json"
+    path.rename(outside)
+    path.symlink_to(outside)
+    assert proved.standing()["01.C1"]["preset"] == "full"

@@ -22,7 +22,7 @@ from typing import Any
 
 from vlws import paths
 from vlws.errors import InputError
-from vlws.lab import executors, guards, kernel, records, runner
+from vlws.lab import executors, guards, kernel, proved, records, runner
 from vlws.lab import prove as proofs
 from vlws.lab.chapters import chapter as find
 
@@ -93,7 +93,7 @@ class Runs:
         key = f"{claim}.{ledger['preset']}"
         job = named | {"claim": claim, "ledger": str(path), "key": key, "timeout": self.budget}
         with self.lock:
-            return self._same(job) or (self._known(job, state="ok") if proofs.is_over(ledger) else self._begin(job))
+            return self._same(job) or (self._known(job, state="ok") if proved.is_over(ledger) else self._begin(job))
 
     def _same(self, job: Mapping[str, Any]) -> Run | None:
         return next((run for run in self._going() if run.job["key"] == job["key"]), None)

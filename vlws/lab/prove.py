@@ -22,11 +22,14 @@ from vlws import paths, verdicts
 from vlws.claims import Claim
 from vlws.errors import InputError
 from vlws.files import read_json, write_json
-from vlws.lab import evidence, executors, only, records, runner, sequential
+from vlws.lab import evidence, executors, only, proved, records, runner, sequential
 from vlws.lab.chapters import Chapter, chapters
 from vlws.verdicts import NOT_AT_THIS_SCALE, UNDECIDED
 
-SCHEMA = 1
+JUDGED_FROM = (  # what a verdict is computed from, of a measure
+    *("values", "item_se", "bounds", "direction", "threshold", "tolerance", "n_seeds", "per", "needs"),
+    *("unmet", "by_construction", "reported"),
+)
 SPENT = "its minutes are spent; the same command goes on from here"
 CANCELLED = "it was cancelled; the same command goes on from here"
 
@@ -100,12 +103,6 @@ def begin(id: str, preset: str | None = None, seeds: int = 24) -> tuple[dict[str
     return _ledger(one, claim, preset, base["params"], at), _path(one, id, preset)
 
 
-def is_over(ledger: Mapping[str, Any]) -> bool:
-    """Whether a proof has come to its end: decided, or at its last look."""
-    looks = ledger["looks"]
-    return bool(looks) and (looks[-1]["verdict"] != UNDECIDED or len(looks) == len(ledger["at"]))
-
-
 def _walk(ledger: dict, path: Path, one: Chapter, claim: Claim, means: Means) -> None:
     """Look after look; the ledger holds each as soon as it is there."""
     if ledger["spare"] is None:
@@ -133,7 +130,8 @@ def _look(ledger: dict, one: Chapter, claim: Claim, n: int, level: float, means:
         found = _run(one, ledger, n, {}, means)
     measure = found.pop("measure")
     arms = {grid: {"arms": sorted(arms), "seeds": n} for grid, arms in found.pop("arms").items()}
-    kept = {"seeds": n, "level": level, "values": measure["values"], "gates": found.pop("gates"), "cells": arms}
+    kept = {"seeds": n, "level": level, "gates": found.pop("gates"), "cells": arms}
+    kept["measure"] = {name: measure[name] for name in JUDGED_FROM}
     return kept | sequential.judge(measure, level) | found
 
 
@@ -146,7 +144,7 @@ def _run(
     asked = {"claims": [id], "spare": {name: list(arms) for name, arms in spare.items()}}
     job |= {
         "timeout": means.left(),
-        "folders": job["folders"] | {"VLWS_RUNS": str(_folder())},
+        "folders": job["folders"] | {"VLWS_RUNS": str(proved.folder())},
         "env": {only.VARIABLE: json.dumps(asked)},
     }
     progress = means.progress or runner.progress_lines(f"{id}, {n} seeds", means.say)
@@ -290,20 +288,17 @@ def _parsed(code: str) -> ast.Module | None:
 # --- the ledger -------------------------------------------------------------------------------------------------------
 
 
-def _folder() -> Path:
-    return paths.runs() / "proofs"
-
-
 def _path(one: Chapter, id: str, preset: str) -> Path:
-    return _folder() / one.slug / f"{id}.{preset}.json"
+    return proved.folder() / one.slug / f"{id}.{preset}.json"
 
 
 def _ledger(one: Chapter, claim: Claim, preset: str, params: Mapping[str, Any], at: tuple[int, ...]) -> dict[str, Any]:
     """The ledger of a proof, begun or to begin."""
-    key = records.key(one, {name: value for name, value in params.items() if name != "seeds"})
+    params = {name: value for name, value in params.items() if name != "seeds"}
+    key = records.key(one, params)
     path = _path(one, claim.id, preset)
     known = read_json(path)
-    if isinstance(known, dict) and known.get("key") == key and known.get("schema") == SCHEMA:
+    if isinstance(known, dict) and known.get("key") == key and known.get("schema") == proved.SCHEMA:
         if known["at"] != list(at):
             raise InputError(
                 f"{claim.id} was begun with at most {known['at'][-1]} seeds, and {at[-1]} were given; what its "
@@ -311,13 +306,14 @@ def _ledger(one: Chapter, claim: Claim, preset: str, params: Mapping[str, Any], 
             )
         return known
     return {
-        "schema": SCHEMA,
+        "schema": proved.SCHEMA,
         "claim": claim.id,
         "says": claim.says,
         "metric": claim.metric,
         "wanted": verdicts.wanted(claim),
         "slug": one.slug,
         "preset": preset,
+        "params": params,
         "key": key,
         "at": list(at),
         "levels": sequential.levels(at),
