@@ -11,8 +11,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
+from vlws import paths
 from vlws.errors import InputError
-from vlws.lab import evidence, prove, proved, runner
+from vlws.lab import evidence, prove, proved, runner, verify
 
 PARAMETERS = 'preset: str = "cpu"  # preset\nseeds: int = 3  # seeds\neffect: float = 0.0  # of mine'
 CELLS = [
@@ -220,9 +221,7 @@ def test_a_proof_that_has_not_ended_or_is_stale_is_not_published(workspace):
     path = proved.folder() / "01_small" / "01.C1.gpu.json"
     ledger = json.loads(path.read_text())
     path.write_text(json.dumps(ledger | {"looks": ledger["looks"][:1]}))
-    with pytest.raises(
-        InputError, match=r"^the proof of 01\.C1 has not come to its end; go on with `vlws prove"
-    ):
+    with pytest.raises(InputError, match=r"^the proof of 01\.C1 has not come to its end; go on with `vlws prove"):
         proved.publish("01.C1", "gpu")
     path.write_text(json.dumps(ledger | {"key": "of yesterday"}))
     with pytest.raises(InputError, match=r"^the proof of 01\.C1 is stale \(code or data of its chapter has changed\)"):
@@ -246,3 +245,50 @@ def test_the_largest_scale_stands_and_a_link_out_of_the_runs_does_not(workspace,
     path.rename(outside)
     path.symlink_to(outside)
     assert proved.standing()["01.C1"]["preset"] == "full"
+
+
+def edited(ledger, where, value):
+    """A copy of a ledger with one field changed; `where` is its path."""
+    copy = json.loads(json.dumps(ledger))
+    *folder, name = where
+    inner = copy
+    for step in folder:
+        inner = inner[step]
+    inner[name] = value
+    return copy
+
+
+def test_a_ledger_that_was_edited_is_found_out(workspace):
+    path = Path(prove.prove("01.C1", preset="gpu", seeds=5)["ledger"])
+    whole = verify.verify(str(path))
+    assert [check["result"] for check in whole["checks"]] == ["ok"] * 6
+    assert (whole["kind"], whole["again"]) == ("proof", ["vlws prove 01.C1 --preset gpu --seeds 5"])
+    ledger = json.loads(path.read_text())
+    for where, value, check, said in (
+        (("at",), [3, 4], "looks", "was to look at [3, 4]"),
+        (("at",), [3, 6], "looks", "of these numbers the rule gives [3, 5, 6]"),
+        (("levels", 0), 0.05, "looks", "the level at 3 seeds is 0.05"),
+        (("looks", 0, "level"), 0.05, "looks", "was at level 0.05"),
+        (("looks", 0, "verdict"), "supported", "looks", "it went on after 3 seeds"),
+        (("looks", 1, "verdict"), "supported", "intervals and verdicts", "verdict is supported, the values say undec"),
+        (("looks", 1, "measure", "values", 0), 9.0, "intervals and verdicts", "the values say"),
+        (("looks", 1, "measure", "values"), [1.0, 2.0], "intervals and verdicts", "has 2 values"),
+        (("low",), 0.31, "intervals and verdicts", "low is 0.31, that of the last look"),
+        (("looks", 1, "measure", "threshold"), 0.1, "claim", "threshold is 0.1, in the claims file 0.3"),
+        (("looks", 1, "gates", 0, "passed"), False, "gates", "passed True"),
+        (("looks", 1, "gates"), 1, "gates", "it has another form (TypeError"),
+        (("key",), "x", "code and data", "it is stale"),
+        (("slug",), "09_none", "claim", "no chapter '09_none'"),
+        (("claim",), "01.C9", "claim", "no chapter of this workspace has a claim '01.C9'"),
+        (("looks", 1, "run"), "../../x", "run", "is not here"),
+    ):
+        path.write_text(json.dumps(edited(ledger, where, value)))
+        lines = [c for c in verify.verify(str(path))["checks"] if c["check"] == check and c["result"] != "ok"]
+        assert any(said in line["said"] for line in lines), (where, lines)
+    measures = next(paths.runs().glob(f"{ledger['looks'][-1]['run']}/measures.json"))
+    measures.write_text(measures.read_text().replace("0.", "1."))
+    path.write_text(json.dumps(ledger))
+    assert "has other values" in str(verify.verify(str(path))["checks"])
+    path.write_text(json.dumps(ledger | {"looks": []}))
+    with pytest.raises(InputError, match="is a proof that has not looked yet, or of another schema than 2"):
+        verify.verify(str(path))
