@@ -293,6 +293,13 @@ def test_code_that_changed_since_is_stale_and_no_fault(measured, written):
     assert "(it is stale)" in found(result, checks.UNKNOWN)["code"]
 
 
+def test_kernels_that_are_not_found_are_said(written, monkeypatch):
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    assert (
+        "put kernels/ of the checkout on PYTHONPATH too" in found(verify.verify(str(written)), checks.UNKNOWN)["code"]
+    )
+
+
 def test_files_of_a_run_are_held_against_its_notebook(folder):
     measures = read_json(folder / "measures.json")
     measures[0]["says"] = "It is better."

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +331,8 @@ def _code(one: Evidence) -> list[Check]:
         chapter(run["slug"])
     except InputError:
         return [Check("code", UNKNOWN, f"the chapter {run['slug']} is not here")]
+    if find_spec("vlws_kernels") is None:
+        return [Check("code", UNKNOWN, "vlws_kernels is not found; put kernels/ of the checkout on PYTHONPATH too")]
     if records.is_stale(run):
         why = "code, data, pins or parameters are not those of the run (it is stale); run it again, or take its commit"
         return [Check("code", UNKNOWN, f"{why} {((run.get('git') or {}).get('sha') or 'unknown')[:12]}")]
