@@ -1,4 +1,4 @@
-"""Runs that a server starts and does not wait for, within a budget of minutes.
+"""Runs that a server starts and does not wait for, within a budget of minutes where it has one.
 
 Each is an ordinary run of the workspace: `python -m vlws.lab.background` executes one job by `vlws.lab.runner` in a
 process group of its own. That process reads its stdin: first the job; then, one per line, the seconds that it may still
@@ -7,6 +7,7 @@ its server, however that ends: the run is recorded as cancelled, and the next on
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -48,18 +49,19 @@ class Run:
 
 
 class Runs:
-    """The runs of one server: at most `at_once` at a time, and `minutes` in all.
+    """The runs of one server: at most `at_once` at a time, and `minutes` in all (None: as long as they take).
 
     The time of a run counts from its start to its end, whatever cores it uses. Runs that go on at the same time share
     what is left: each may take an equal part of it.
     """
 
-    def __init__(self, minutes: float, at_once: int = 1, allow_hub: bool = False) -> None:
-        if not 0 < minutes < float("inf"):
+    def __init__(self, minutes: float | None, at_once: int = 1, allow_hub: bool = False) -> None:
+        if minutes is not None and not 0 < minutes < math.inf:
             raise InputError(f"minutes is {minutes:g}; the budget must be above 0 minutes.")
         if at_once < 1:
             raise InputError(f"jobs is {at_once}; it must be at least 1.")
-        self.budget, self.at_once, self.allow_hub = 60 * minutes, at_once, allow_hub
+        self.budget = math.inf if minutes is None else 60 * minutes
+        self.at_once, self.allow_hub = at_once, allow_hub
         self.known: dict[str, Run] = {}
         self.lock = threading.RLock()
 
@@ -71,7 +73,7 @@ class Runs:
         """
         job = self._plan(chapter, preset, parameters)
         with self.lock:
-            going = self._going()
+            going = self.going()
             if same := next((run for run in going if run.job["key"] == job["key"]), None):
                 return same
             handle = f"run-{len(self.known) + 1}"
@@ -138,8 +140,9 @@ class Runs:
             run.seconds = run.elapsed()
             self._share()
 
-    def _going(self) -> list[Run]:
-        return [run for run in self.known.values() if run.seconds is None]
+    def going(self) -> list[Run]:
+        """The runs that go on."""
+        return [run for run in list(self.known.values()) if run.seconds is None]
 
     def left(self) -> float:
         """Seconds of the budget that are left."""
@@ -147,7 +150,7 @@ class Runs:
 
     def _share(self) -> None:
         """Tell the runs that go on how long each may still take."""
-        going = self._going()
+        going = self.going()
         for run in going:
             assert run.process is not None, "a run that goes on has a process"
             _tell(run.process, str(self.left() / len(going)))
@@ -175,7 +178,7 @@ class Runs:
 
     def close(self) -> None:
         """Cancel all that goes on."""
-        self._end(self._going())
+        self._end(self.going())
 
     def _end(self, runs: Sequence[Run]) -> None:
         started = [(run.process, run.follower) for run in runs]
@@ -194,7 +197,7 @@ class Runs:
             "minutes": round(self.budget / 60, 3),
             "left": round(left / 60, 3),
             "at_once": self.at_once,
-            "running": [run.handle for run in self._going()],
+            "running": [run.handle for run in self.going()],
         }
 
 

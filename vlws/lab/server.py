@@ -18,8 +18,8 @@ from pydantic import Field, ValidationError
 from vlws import claims as library
 from vlws import paths
 from vlws.errors import InputError
-from vlws.lab import answers, chapters, compare, evidence, guards, prompts, query, resources
-from vlws.lab.background import Run, Runs, newest_line
+from vlws.lab import answers, chapters, compare, evidence, guards, prompts, query, resources, statuses
+from vlws.lab.background import Runs
 from vlws.lab.describe import failure
 
 NAME = "vlws"
@@ -195,20 +195,6 @@ def _add_records(server: Server) -> None:
 
 
 def _add_runs(server: Server, runs: Runs) -> None:
-    def status(run: Run) -> answers.Status:
-        ended = run.seconds is not None  # asked before the record is read, which is final then
-        record = runs.record(run)
-        final = record["status"] if record else "failed"
-        going = "running" if record else "starting"  # also where the record says "ok" and its page is being written
-        state = final if ended else going
-        told = _status(record, run.job, state, runs)
-        told.handle, told.elapsed_s, told.skipped = run.handle, round(run.elapsed(), 1), run.process is None
-        told.limit_s = None if run.limit is None else round(run.limit, 1)
-        told.cells = answers.Cells(done=run.cells[0], total=run.cells[1]) if run.cells[1] else None
-        if run.fault:
-            told.untrusted.error = guards.clean(run.fault)
-        return told
-
     starts = ToolAnnotations(
         read_only_hint=False, idempotent_hint=False, destructive_hint=False, open_world_hint=runs.allow_hub
     )
@@ -225,42 +211,17 @@ def _add_runs(server: Server, runs: Runs) -> None:
         force: Annotated[bool, Field(description="Run again what has finished and has not changed.")] = False,
     ) -> answers.Status:
         """Start a run of a chapter within the server's budget and return at once; poll it with run_status."""
-        return status(runs.start(chapter, preset, parameters, force))
+        return statuses.of_run(runs, runs.start(chapter, preset, parameters, force))
 
     @_tool(server, LOOKS)
     def run_status(run: A_RUN) -> answers.Status:
         """Say how far a run is: cells done, the newest line of its experiment, how long it took, the budget left."""
         if run in runs.known or not guards.RUN_ID.fullmatch(run):
-            return status(runs.get(run))
+            return statuses.of_run(runs, runs.get(run))
         record = guards.run(run)
-        return _status(record, record, record["status"], runs)
+        return statuses.of_record(runs, record, record, record["status"])
 
     @_tool(server, STOPS)
     def cancel_run(run: Annotated[str, Field(description="A handle of run_chapter.")]) -> answers.Status:
         """Cancel a run of this server and end all of its processes; finished cells are kept for the next run."""
-        return status(runs.cancel(run))
-
-
-def _status(record: dict[str, Any] | None, job: dict[str, Any], state: str, runs: Runs) -> answers.Status:
-    told = answers.Status(
-        handle=None,
-        run_id=None,
-        chapter=job["chapter"],
-        preset=job["preset"],
-        status=state,
-        skipped=False,
-        cells=None,
-        elapsed_s=None,
-        limit_s=None,
-        report=None,
-        budget=answers.Budget(**runs.state()),
-        untrusted=answers.Written(),
-    )
-    if record is not None:
-        folder = Path(record["folder"])
-        told.run_id, told.elapsed_s = record["run_id"], record["wall_s"]
-        told.untrusted.progress = guards.clean(newest_line(folder), 300)
-        if state != "running":
-            told.untrusted.error = guards.clean(failure(record))
-            told.report = f"vlws://runs/{told.run_id}/report/1" if (folder / "notebook.html").is_file() else None
-    return told
+        return statuses.of_run(runs, runs.cancel(run))
