@@ -18,7 +18,7 @@ from typing import Any
 
 import nbformat
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
-from jupyter_server.utils import to_os_path
+from jupyter_server.utils import ApiPath, to_os_path
 from nbformat import NotebookNode
 from tornado.web import HTTPError
 
@@ -26,8 +26,14 @@ from vlws import paths
 from vlws.files import read_json, write_json
 
 IN_FILE = ("kernelspec", "language_info", "widgets")  # metadata of a notebook that a kernel changes
-OF_OUTPUTS = ("collapsed", "scrolled", "execution")  # metadata of a cell: how its outputs are shown, when they were made
+OF_OUTPUTS = ("collapsed", "scrolled", "execution")  # metadata of a cell: how outputs are shown, when they were made
+HIDDEN = "outputs_hidden"  # the same, within a cell's `jupyter`
 Own = dict[str, dict[str, Any]]  # cell id -> what the reader executed
+
+
+def file_at(path: str, root: str) -> Path:
+    """The file at a path of a server whose files lie in `root`."""
+    return Path(to_os_path(ApiPath(path), root))
 
 
 def chapter_at(file: Path) -> str | None:
@@ -87,7 +93,7 @@ def apart(given: NotebookNode, committed: NotebookNode) -> tuple[NotebookNode, O
         had = had if had.get("cell_type") == cell.cell_type else {}
         rest, shown = _shown(cell.metadata)
         _, had_shown = _shown(had.get("metadata", {}))
-        kept = {**cell, "metadata": rest | had_shown}
+        kept = {**cell, "metadata": _whole(rest, had_shown)}
         if cell.cell_type == "code":
             kept |= {"outputs": had.get("outputs", []), "execution_count": had.get("execution_count")}
             if (cell.outputs, cell.execution_count, shown) != (kept["outputs"], kept["execution_count"], had_shown):
@@ -106,7 +112,7 @@ def together(committed: NotebookNode, own: Own) -> NotebookNode:
         if cell.cell_type == "code" and kept.get("source") == cell.source and kept.get("beside") == _hash(cell):
             shown = kept["shown"]
             cell = cell | {"outputs": kept["outputs"], "execution_count": kept["execution_count"]}
-        cells.append({**cell, "metadata": rest | shown})
+        cells.append({**cell, "metadata": _whole(rest, shown)})
     return nbformat.from_dict({**committed, "cells": cells})
 
 
@@ -114,7 +120,17 @@ def _shown(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
     """A cell's metadata, and of that what speaks of its outputs; a mark of trust is in neither."""
     shown = {name: metadata[name] for name in OF_OUTPUTS if name in metadata}
     rest = {name: value for name, value in metadata.items() if name not in (*OF_OUTPUTS, "trusted")}
+    if HIDDEN in rest.get("jupyter", {}):
+        inner = dict(rest.pop("jupyter"))
+        shown[HIDDEN] = inner.pop(HIDDEN)
+        rest |= {"jupyter": inner} if inner else {}
     return rest, shown
+
+
+def _whole(rest: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of which these are the parts."""
+    hidden = {"jupyter": {**rest.get("jupyter", {}), HIDDEN: shown[HIDDEN]}} if HIDDEN in shown else {}
+    return {**rest, **{name: value for name, value in shown.items() if name != HIDDEN}, **hidden}
 
 
 def _hash(cell: Mapping[str, Any]) -> str:
@@ -131,10 +147,15 @@ class ChapterContents(AsyncLargeFileManager):
 
     def chapter(self, path: str) -> str | None:
         """The slug of the chapter at a path of the server; None where there is none."""
-        return chapter_at(Path(to_os_path(path.strip("/"), self.root_dir)))
+        return chapter_at(file_at(path, self.root_dir))
 
     async def get(
-        self, path: str, content: bool = True, type: str | None = None, format: str | None = None, require_hash: bool = False
+        self,
+        path: str,
+        content: bool = True,
+        type: str | None = None,
+        format: str | None = None,
+        require_hash: bool = False,
     ) -> dict[str, Any]:
         model = await super().get(path, content, type, format, require_hash)
         slug = self.chapter(path)
@@ -188,6 +209,8 @@ def _valid(slug: str, content: Mapping[str, Any]) -> NotebookNode:
         reason = "" if _has_ids(given) else "its cells have no ids"
     except nbformat.ValidationError as error:
         reason = " ".join(str(error).splitlines()[:1])
+    except KeyError as error:
+        reason = f"it lacks {error}"
     if reason:
         raise HTTPError(400, f"{slug}.ipynb is not saved: what was sent is no notebook of nbformat 4.5 ({reason}).")
     return given

@@ -112,9 +112,7 @@ def rank(row: Row) -> tuple[int, bool, int, str]:
     return scale, not row.stale, SOURCES.index(row.kind), row.when
 
 
-def standing(
-    kept: Sequence[dict[str, Any]] | None = None, of: Sequence[Chapter] | None = None
-) -> dict[str, Row]:
+def standing(kept: Sequence[dict[str, Any]] | None = None, of: Sequence[Chapter] | None = None) -> dict[str, Row]:
     """claim id -> the measure that stands of it; a claim that was never measured has a row that says so.
 
     kept: the records of the runs that may count; all by default. of: the chapters that are asked for; all by default.

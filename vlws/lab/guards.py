@@ -1,4 +1,4 @@
-"""What a server (of MCP, of JupyterLab's panel) lets in and out: paths inside the workspace, ids of its runs, and what runs wrote, as data.
+"""What a server lets in and out: paths inside the workspace, ids of its runs, and what runs wrote, as data.
 
 Whatever a run wrote (prints, names of metrics, errors, pages) reaches a caller under `untrusted`, cleaned (`clean`) and
 bounded; what was cut is said, and how the rest is read.

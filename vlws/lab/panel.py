@@ -14,7 +14,7 @@ from typing import Any
 
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler, JupyterHandler
-from jupyter_server.utils import to_os_path, url_path_join
+from jupyter_server.utils import url_path_join
 from tornado.web import HTTPError, authenticated
 
 from vlws import verdicts
@@ -25,6 +25,7 @@ from vlws.lab.describe import shown
 
 PLAIN = ("·", "#5f6368")  # sign and colour of a claim without a verdict
 MANY_CORES = 8  # from which on two runs go on at once
+TOLD = {"handle", "run_id", "preset", "status", "skipped", "cells", "elapsed_s"}  # of a run's status
 ASKED = {"chapter": str, "preset": str, "parameters": dict, "force": bool}  # of a run
 
 
@@ -37,15 +38,15 @@ def _load_jupyter_server_extension(serverapp: Any) -> None:
     runs = Runs(None, at_once=2 if executors.cores() >= MANY_CORES else 1, allow_hub=True)
     atexit.register(runs.close)
     base = url_path_join(serverapp.web_app.settings["base_url"], "vlws")
-    handlers = [
+    handlers: list[tuple[str, type[JupyterHandler]]] = [
         (r"/chapter", ChapterHandler),
         (r"/claims/(\d\d_\w+)", ClaimsHandler),
         (r"/outputs/(\d\d_\w+)", OutputsHandler),
         (r"/runs", RunsHandler),
         (r"/runs/(run-\d+)", RunHandler),
+        (r"/pages/([\w.-]+)", PageHandler),
     ]
     known = [(url_path_join(base, path), handler, {"runs": runs}) for path, handler in handlers]
-    known.append((url_path_join(base, r"/pages/([\w.-]+)"), PageHandler))
     serverapp.web_app.add_handlers(".*$", known)
 
 
@@ -87,7 +88,7 @@ def claims_of(slug: str) -> list[dict[str, Any]]:
 def _as_told(runs: Runs, run: Run) -> dict[str, Any]:
     """The status of a run as the MCP server tells it, without budgets; `page`: whether it has one."""
     said = statuses.of_run(runs, run)
-    told = said.model_dump(mode="json", include={"handle", "run_id", "preset", "status", "skipped", "cells", "elapsed_s"})
+    told = said.model_dump(mode="json", include=TOLD)
     told |= {"slug": run.job["slug"], "page": said.report is not None}
     return told | {"progress": said.untrusted.progress, "error": said.untrusted.error}
 
@@ -96,7 +97,7 @@ def _start(runs: Runs, asked: Any) -> dict[str, Any]:
     known = isinstance(asked, dict) and set(asked) <= set(ASKED)
     if not known or not all(isinstance(asked.get(name), kind) for name, kind in ASKED.items()):
         wanted = ", ".join(f"{name} ({kind.__name__})" for name, kind in ASKED.items())
-        raise InputError(f"a run is asked for by a JSON object of {wanted}; got {guards.clean(json.dumps(asked), 200)}.")
+        raise InputError(f"a run is asked for as a JSON object of {wanted}; got {guards.clean(json.dumps(asked), 99)}.")
     return _as_told(runs, runs.start(**asked))
 
 
@@ -136,7 +137,7 @@ class ChapterHandler(Handler):
     @authorized
     async def get(self) -> None:
         root = self.settings["contents_manager"].root_dir
-        await self.reply(told_at, Path(to_os_path(self.get_query_argument("path"), root)), self.runs)
+        await self.reply(told_at, contents.file_at(self.get_query_argument("path"), root), self.runs)
 
 
 class ClaimsHandler(Handler):
@@ -176,6 +177,9 @@ class PageHandler(JupyterHandler):
     """The page of a run, kept apart from the server's own pages: its scripts reach neither cookies nor the API."""
 
     auth_resource = "vlws"
+
+    def initialize(self, runs: Runs) -> None:
+        """It needs no runs of this server: a page is that of any run."""
 
     @property
     def content_security_policy(self) -> str:

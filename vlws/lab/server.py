@@ -7,7 +7,6 @@ Every refusal is one sentence; what runs wrote stands under `untrusted`.
 import threading
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context, MCPServer
