@@ -290,7 +290,7 @@ def test_a_cancelled_run_leaves_no_process_and_the_next_may_start(served, runs, 
     first = call(served, "run_chapter", chapter="02")
     assert (first["status"], first["handle"]) in (("starting", "run-1"), ("running", "run-1"))
     assert call(served, "run_chapter", chapter="02")["handle"] == "run-1"  # asked for twice, runs once
-    with pytest.raises(Refused, match=r"^this server runs at most 1 at once, now run-1; wait"):
+    with pytest.raises(Refused, match=r"^this server runs at most 1 at once, now run-1 \(02_slow\); wait"):
         call(served, "run_chapter", chapter="02", parameters={"lr": 0.5})
     until(lambda: list(workspace.glob("runs/*/*/reached")), "the cell")
     going = until(lambda: (s := call(served, "run_status", run="run-1"))["cells"] and s, "cells")

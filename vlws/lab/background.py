@@ -81,7 +81,7 @@ class Runs:
                 self.known[handle] = Run(handle, job, time.monotonic(), run_id=done["run_id"], seconds=0.0)
                 return self.known[handle]
             if len(going) >= self.at_once:
-                names = ", ".join(run.handle for run in going)
+                names = ", ".join(f"{run.handle} ({run.job['slug']})" for run in going)
                 raise InputError(
                     f"this server runs at most {self.at_once} at once, now {names}; wait for one to end, or cancel one."
                 )
