@@ -381,9 +381,10 @@ def test_the_command_says_where_outputs_are_kept_and_passes_arguments_on(root):
     assert ran.returncode == 0
     assert ran.stdout.startswith("4.")
     (line,) = [line for line in ran.stderr.splitlines() if line.startswith("What you execute in Lab")]
+    again = "jupyter nbconvert --to notebook --execute --inplace notebooks/NN_slug.ipynb"
     assert line == (
         "What you execute in Lab is kept in .cache/lab; a committed chapter keeps the outputs that it has, and "
-        "`jupyter nbconvert --to notebook --execute --inplace notebooks/NN_slug.ipynb` makes them anew (CONTRIBUTING.md)."
+        f"`{again}` makes them anew (CONTRIBUTING.md)."
     )
 
 

@@ -614,6 +614,9 @@ def test_the_newest_line_is_that_of_a_progress_bar(tmp_path):
     assert background.newest_line(tmp_path) == ""
     (tmp_path / "stderr.log").write_bytes(b"warning\n" + b"x" * 10_000 + b"\rmain:  50%|5/10\rmain: 100%|10/10\r\n\n")
     assert background.newest_line(tmp_path) == "main: 100%|10/10"
+    with open(tmp_path / "stderr.log", "a") as log:
+        log.write("[IPKernelApp] WARNING | of the kernel, not of the notebook\n")
+    assert background.newest_line(tmp_path) == "main: 100%|10/10"
 
 
 def test_a_query_that_breaks_its_process_is_refused(workspace, monkeypatch):

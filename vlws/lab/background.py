@@ -26,6 +26,7 @@ from vlws.lab import executors, guards, kernel, records, runner
 from vlws.lab.chapters import chapter as find
 
 GRACE = 20.0  # seconds that a cancelled run has to write its record before it is killed
+KERNEL = "[IPKernelApp]"  # what the kernel itself says, not the notebook
 TAIL = 4096  # bytes of stderr.log that the newest line of progress is looked for in
 
 
@@ -210,7 +211,7 @@ def newest_line(folder: Path) -> str:
     except OSError:
         return ""
     lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
-    return next((line for line in reversed(lines) if line), "")
+    return next((line for line in reversed(lines) if line and not line.startswith(KERNEL)), "")
 
 
 def _tell(process: subprocess.Popen, line: str) -> None:

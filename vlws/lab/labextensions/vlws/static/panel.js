@@ -40,6 +40,7 @@
         this.pageOf = pageOf; // run id -> address of its page
         this.typed = new Map(); // slug -> {preset, values: {name: text}, open, force}: what was filled in
         this.watched = new Set(); // handles of runs that are followed
+        this.busy = false; // a run was asked for, and the server has not answered yet
         this.addClass("vlws-panel");
         this.node.setAttribute("role", "region");
         this.node.setAttribute("aria-label", "Chapter");
@@ -56,11 +57,19 @@
       follow(widget) {
         const context = (widget && widget.context) || null;
         if (this.context === context && context) return;
-        if (this.context) this.context.fileChanged.disconnect(this.refresh, this);
+        if (this.context) {
+          this.context.fileChanged.disconnect(this.refresh, this);
+          this.context.saveState.disconnect(this.saved, this);
+        }
         this.context = context;
         if (!context) return this.say("Open a chapter to run it and to see its claims.");
         context.fileChanged.connect(this.refresh, this);
+        context.saveState.connect(this.saved, this); // also where the file stayed as it was
         this.refresh();
+      }
+
+      saved(context, state) {
+        if (state.startsWith("completed")) this.refresh();
       }
 
       /** Ask anew what the open document is; the form and the claims are drawn anew where the file has changed. */
@@ -182,27 +191,28 @@
 
       /** Show why a run was refused, at the field that it speaks of; nothing where the sentence is empty. */
       refuse(sentence) {
+        for (const { input } of this.fields.values()) input.removeAttribute("aria-invalid");
+        const [, field] = [...this.fields].find(([name]) => sentence.startsWith(`${name}=`)) || [];
+        if (field) {
+          this.details.open = true;
+          field.row.append(this.error);
+          field.input.setAttribute("aria-invalid", "true");
+          field.input.focus();
+        } else this.replaces.after(this.error);
         this.error.textContent = sentence;
         this.error.hidden = !sentence;
-        for (const [name, { input }] of this.fields) {
-          const here = sentence.startsWith(`${name}=`);
-          if (here) {
-            this.details.open = true;
-            input.setAttribute("aria-invalid", "true");
-            input.focus();
-          } else input.removeAttribute("aria-invalid");
-        }
       }
 
       // --- a run ---
 
       async run(event, force = this.force.checked) {
         event.preventDefault();
+        if (this.busy || this.going) return;
+        this.busy = true;
         const { slug } = this.chapter;
         const { preset, values } = this.typed.get(slug);
         const parameters = Object.fromEntries(Object.entries(values).filter(([name]) => this.fields.has(name)));
         this.refuse("");
-        this.start.disabled = true;
         try {
           if (this.context.model.dirty) await this.context.save();
           const run = await this.ask("POST", "runs", { chapter: slug, preset, parameters, force });
@@ -210,13 +220,12 @@
         } catch (error) {
           if (this.here(slug)) this.refuse(error.message);
         } finally {
-          if (this.here(slug)) this.start.disabled = Boolean(this.going);
+          this.busy = false;
         }
       }
 
       async cancel() {
         const { slug, handle } = this.going;
-        this.stop.disabled = true;
         this.stop.textContent = "Cancelling …";
         try {
           const run = await this.ask("DELETE", `runs/${handle}`);
@@ -253,8 +262,7 @@
       drawRun(run) {
         this.status.hidden = !run;
         this.going = run && GOING.includes(run.status) ? run : null;
-        this.stop.hidden = !this.going;
-        this.start.disabled = Boolean(this.going);
+        this.swap(this.going ? this.start : this.stop, this.going ? this.stop : this.start);
         if (!run) return;
         const took = duration(run.elapsed_s || 0);
         if (this.going) {
@@ -268,7 +276,6 @@
           this.watch(run);
           return;
         }
-        this.stop.disabled = false;
         this.stop.textContent = "Cancel";
         const kept = run.status === "cancelled" ? "; what had finished is kept for the next run" : "";
         const said = run.skipped ? `Nothing has changed since this run at preset ${run.preset}; it was not run again.`
@@ -279,6 +286,14 @@
           run.error && run.status !== "cancelled" ? h("p.vlws-error", {}, run.error) : null, ...[page, again].filter(Boolean));
         if (this.spoken.dataset.of === run.handle) this.spoken.textContent = said;
         delete this.spoken.dataset.of;
+      }
+
+      /** One button takes the place of another, and its focus. */
+      swap(before, after) {
+        const focused = document.activeElement === before;
+        before.hidden = true;
+        after.hidden = false;
+        if (focused) after.focus();
       }
 
       drawOthers(others) {
