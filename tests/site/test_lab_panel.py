@@ -98,6 +98,7 @@ def test_a_chapter_is_run_from_its_panel(page, notebook):
     records = [json.loads(path.read_text()) for path in (notebook.parents[1] / "runs" / "06_tiny").glob("*/run.json")]
     assert sorted((record["status"], record["preset"]) for record in records) == [("cancelled", "test"), ("ok", "cpu")]
 
+    assert not re.search("null|undefined|NaN", panel.inner_text())
     page.locator(".jp-DirListing-item", has_text="presets.yml").dblclick()
     expect(panel).to_have_text("presets.yml is no chapter; the chapters are notebooks/NN_name.ipynb.")
     page.locator(".lm-DockPanel-tabBar .lm-TabBar-tab", has_text=NAME).click()

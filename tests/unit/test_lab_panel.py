@@ -240,6 +240,7 @@ def test_a_run_and_its_claims(ask, address, root):
     handle = started(ask, "01_rises", lr="0.001")["handle"]  # a text, as the form has it; the value is the notebook's
     told = ended(ask, handle)
     assert (told["status"], told["skipped"], told["page"], told["error"]) == ("ok", False, True, "")
+    assert told["counts"]
     assert told["cells"]["done"] == told["cells"]["total"] == 2
     record = json.loads((root / "runs" / "01_rises" / told["run_id"] / "run.json").read_text())
     assert (record["status"], record["preset"], record["overrides"]) == ("ok", "cpu", [])

@@ -86,10 +86,11 @@ def claims_of(slug: str) -> list[dict[str, Any]]:
 
 
 def _as_told(runs: Runs, run: Run) -> dict[str, Any]:
-    """The status of a run as the MCP server tells it, without budgets; `page`: whether it has one."""
+    """The status of a run as the MCP server tells it; has it a `page`, and `counts` it as evidence?"""
     said = statuses.of_run(runs, run)
     told = said.model_dump(mode="json", include=TOLD)
     told |= {"slug": run.job["slug"], "page": said.report is not None}
+    told |= {"counts": evidence.counts({**run.job, "status": said.status})}
     return told | {"progress": said.untrusted.progress, "error": said.untrusted.error}
 
 

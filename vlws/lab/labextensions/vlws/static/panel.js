@@ -20,7 +20,12 @@
       if (key in node && !key.startsWith("aria")) node[key] = value;
       else if (value !== null && value !== false) node.setAttribute(key, value);
     }
-    node.append(...inside.flat().filter((part) => part !== null && part !== undefined && part !== ""));
+    return fill(node, ...inside.flat());
+  }
+
+  /** An element with other things in it; null and "" are nothing. */
+  function fill(node, ...inside) {
+    node.replaceChildren(...inside.filter((part) => part !== null && part !== ""));
     return node;
   }
 
@@ -50,7 +55,7 @@
 
       say(sentence) {
         this.chapter = null;
-        this.node.replaceChildren(h("p.vlws-muted", {}, sentence));
+        fill(this.node, h("p.vlws-muted", {}, sentence));
       }
 
       /** Show the document of a widget of the main area (null: there is none). */
@@ -121,7 +126,7 @@
         this.claims = h("ul.vlws-claims", { "aria-labelledby": "vlws-claims-head" });
         this.tally = h("p.vlws-muted", {}, "Reading what was measured …");
         this.outputs = h("section", { hidden: true });
-        this.node.replaceChildren(
+        fill(this.node, 
           h("h2", {}, h("span.vlws-id", {}, id), " ", title),
           h("form", { "aria-label": "Run this chapter", noValidate: true, onsubmit: (event) => this.run(event) },
             h("div.vlws-line", {}, h("label", { htmlFor: "vlws-preset" }, "Run this chapter at preset"), this.preset, this.start, this.stop),
@@ -269,7 +274,7 @@
           const cells = run.cells && `${run.cells.done} of ${plural(run.cells.total, "cell")}`;
           const bar = this.status.querySelector("progress") || h("progress", { "aria-label": "Cells done" });
           if (run.cells) Object.assign(bar, { max: run.cells.total, value: run.cells.done });
-          this.status.replaceChildren(h("p", {}, `Running at preset ${run.preset}: ${[cells, took].filter(Boolean).join(", ")}`), bar,
+          fill(this.status, h("p", {}, `Running at preset ${run.preset}: ${[cells, took].filter(Boolean).join(", ")}`), bar,
             run.progress ? h("p.vlws-muted.vlws-newest", {}, run.progress) : null);
           if (this.spoken.dataset.of !== run.handle) this.spoken.textContent = "The run has started.";
           this.spoken.dataset.of = run.handle;
@@ -282,8 +287,9 @@
           : `${ENDED[run.status] || run.status} at preset ${run.preset} after ${took}${kept}.`;
         const again = run.skipped ? h("button.jp-mod-styled", { type: "button", onclick: (event) => this.run(event, true) }, "Run again") : null;
         const page = run.page ? h("a", { href: this.pageOf(run.run_id), target: "_blank", rel: "noopener" }, "Page of this run") : null;
-        this.status.replaceChildren(h(`p.vlws-${run.status === "ok" ? "well" : "ended"}`, {}, said),
-          run.error && run.status !== "cancelled" ? h("p.vlws-error", {}, run.error) : null, ...[page, again].filter(Boolean));
+        const uncounted = run.status === "ok" && !run.counts ? `It does not count as evidence: ${run.preset === "test" ? "its preset is test" : "parameters were changed"}.` : "";
+        fill(this.status, h("p", {}, said), uncounted && h("p.vlws-muted", {}, uncounted),
+          run.error && run.status !== "cancelled" ? h("p.vlws-error", {}, run.error) : null, page, again);
         if (this.spoken.dataset.of === run.handle) this.spoken.textContent = said;
         delete this.spoken.dataset.of;
       }
@@ -316,7 +322,7 @@
         const counts = new Map();
         for (const row of rows) counts.set(row.verdict || "not measured", (counts.get(row.verdict || "not measured") || 0) + 1);
         this.tally.textContent = rows.length ? [...counts].map(([word, n]) => `${n} ${word}`).join(", ") : "This chapter has no claims.";
-        this.claims.replaceChildren(...rows.map((row) => this.claim(row)));
+        fill(this.claims, ...rows.map((row) => this.claim(row)));
       }
 
       claim(row) {
@@ -339,7 +345,7 @@
         this.outputs.hidden = !cells;
         if (!cells) return;
         const one = cells === 1;
-        this.outputs.replaceChildren(h("h3", {}, "Your outputs"),
+        fill(this.outputs, h("h3", {}, "Your outputs"),
           h("p", {}, `${plural(cells, "cell")} ${one ? "shows" : "show"} what you executed; it is kept in ${file}. The committed notebook has its own outputs.`),
           h("button.jp-mod-styled", { type: "button", onclick: (event) => this.asCommitted(event.currentTarget) }, "Show as committed"));
       }
