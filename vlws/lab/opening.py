@@ -14,13 +14,14 @@ from vlws.lab.options import Json
 from vlws.lab.terminal import answer
 
 FRONT_END = Path(__file__).parent / "labextensions"
+ADDED = ("ServerApp.jpserver_extensions", "LabApp.extra_labextensions_path")  # of which there may be others
 AGAIN = "jupyter nbconvert --to notebook --execute --inplace notebooks/NN_slug.ipynb"
 
 
 def lab_command(context: typer.Context, as_json: Json = False) -> None:
     """Open JupyterLab on the notebooks, with a panel that runs the open chapter and shows its claims.
 
-    Arguments go on to `jupyter lab`. What you execute is kept in .cache/lab; a committed chapter keeps the outputs that
+    Arguments go on to `jupyter lab`, and come before what is set here. What you execute is kept in .cache/lab; a committed chapter keeps the outputs that
     it has. With --json the command and the settings are told and nothing is started.
     Examples: vlws lab; vlws lab --no-browser --port 9000; vlws lab --json
     """
@@ -37,6 +38,8 @@ def lab_command(context: typer.Context, as_json: Json = False) -> None:
         "ServerApp.jpserver_extensions": "vlws.lab.panel=True",
         "LabApp.extra_labextensions_path": str(FRONT_END),
     }
+    given = {argument.split("=")[0].replace("--notebook-dir", "--ServerApp.root_dir") for argument in context.args}
+    settings = {name: value for name, value in settings.items() if f"--{name}" not in given or name in ADDED}
     options = [f"--{name}={value}" for name, value in settings.items()]
     command = [sys.executable, "-m", "jupyterlab", *options, *context.args]
     if as_json:

@@ -8,7 +8,13 @@
 
   const EVERY = 1000; // milliseconds between two questions how far a run is
   const GOING = ["starting", "running"];
-  const ENDED = { ok: "Finished", failed: "Failed", dead: "Died", timeout: "Stopped at its time limit", cancelled: "Cancelled" };
+  const ENDED = {
+    ok: "Finished",
+    failed: "Failed",
+    dead: "Died",
+    timeout: "Stopped at its time limit",
+    cancelled: "Cancelled",
+  };
   const style = new URL("panel.css", document.currentScript.src).href;
 
   /** An element: its tag with classes ("p.vlws-muted"), its properties or attributes, and what is in it. */
@@ -30,8 +36,11 @@
   }
 
   const duration = (seconds) =>
-    seconds < 60 ? `${Math.round(seconds)} s` : `${Math.floor(seconds / 60)} min ${String(Math.floor(seconds % 60)).padStart(2, "0")} s`;
-  const number = (x) => (x === 0 || (Math.abs(x) >= 0.01 && Math.abs(x) < 100) ? x.toFixed(3) : Number(x).toPrecision(3));
+    seconds < 60
+      ? `${Math.round(seconds)} s`
+      : `${Math.floor(seconds / 60)} min ${String(Math.floor(seconds % 60)).padStart(2, "0")} s`;
+  const number = (x) =>
+    x === 0 || (Math.abs(x) >= 0.01 && Math.abs(x) < 100) ? x.toFixed(3) : Number(x).toPrecision(3);
   const asText = (value) => (Array.isArray(value) ? `[${value.join(", ")}]` : String(value));
   const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
   const later = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
@@ -108,48 +117,110 @@
         const typed = this.typed.get(slug) || { preset: "cpu", values: {}, open: false, force: false };
         this.typed.set(slug, typed);
         if (!(typed.preset in this.chapter.presets)) typed.preset = "cpu";
-        this.preset = h("select", { id: "vlws-preset", onchange: () => this.choose(this.preset.value), "aria-describedby": "vlws-replaces" },
-          Object.keys(this.chapter.presets).map((name) => h("option", { value: name, selected: name === typed.preset }, name)));
+        this.preset = h(
+          "select",
+          { id: "vlws-preset", onchange: () => this.choose(this.preset.value), "aria-describedby": "vlws-replaces" },
+          Object.keys(this.chapter.presets).map((name) =>
+            h("option", { value: name, selected: name === typed.preset }, name),
+          ),
+        );
         this.replaces = h("p.vlws-muted", { id: "vlws-replaces" });
         this.start = h("button.jp-mod-styled.jp-mod-accept", { type: "submit" }, "Run");
-        this.stop = h("button.jp-mod-styled.jp-mod-warn", { type: "button", hidden: true, onclick: () => this.cancel() }, "Cancel");
+        this.stop = h(
+          "button.jp-mod-styled.jp-mod-warn",
+          { type: "button", hidden: true, onclick: () => this.cancel() },
+          "Cancel",
+        );
         this.error = h("p.vlws-error", { role: "alert", hidden: true });
         this.others = h("p.vlws-muted", { hidden: true });
         this.status = h("div.vlws-run", { hidden: true });
         this.spoken = h("p.vlws-spoken", { role: "status" });
         this.fields = new Map(this.chapter.parameters.map((one) => [one.name, this.field(one)]));
-        this.force = h("input", { type: "checkbox", checked: typed.force, onchange: () => (typed.force = this.force.checked) });
+        this.force = h("input", {
+          type: "checkbox",
+          checked: typed.force,
+          onchange: () => (typed.force = this.force.checked),
+        });
         this.summary = h("summary", {});
-        this.details = h("details", { open: typed.open, ontoggle: () => (typed.open = this.details.open) }, this.summary,
+        this.details = h(
+          "details",
+          { open: typed.open, ontoggle: () => (typed.open = this.details.open) },
+          this.summary,
           [...this.fields.values()].map((field) => field.row),
-          h("label.vlws-check", {}, this.force, "Run again where nothing has changed"));
+          h("label.vlws-check", {}, this.force, "Run again where nothing has changed"),
+        );
         this.claims = h("ul.vlws-claims", { "aria-labelledby": "vlws-claims-head" });
         this.tally = h("p.vlws-muted", {}, "Reading what was measured …");
         this.outputs = h("section", { hidden: true });
-        fill(this.node, 
+        fill(
+          this.node,
           h("h2", {}, h("span.vlws-id", {}, id), " ", title),
-          h("form", { "aria-label": "Run this chapter", noValidate: true, onsubmit: (event) => this.run(event) },
-            h("div.vlws-line", {}, h("label", { htmlFor: "vlws-preset" }, "Run this chapter at preset"), this.preset, this.start, this.stop),
-            this.replaces, this.error, this.others, this.status, this.spoken, this.details),
+          h(
+            "form",
+            { "aria-label": "Run this chapter", noValidate: true, onsubmit: (event) => this.run(event) },
+            h(
+              "div.vlws-line",
+              {},
+              h("label", { htmlFor: "vlws-preset" }, "Run this chapter at preset"),
+              this.preset,
+              this.start,
+              this.stop,
+            ),
+            this.replaces,
+            this.error,
+            this.others,
+            this.status,
+            this.spoken,
+            this.details,
+          ),
           this.outputs,
-          h("section", {}, h("h3", { id: "vlws-claims-head" }, "Claims"), this.tally, this.claims));
+          h("section", {}, h("h3", { id: "vlws-claims-head" }, "Claims"), this.tally, this.claims),
+        );
         this.drawPreset();
       }
 
       /** The row of one parameter: {row, input, mark}. */
       field(one) {
         const id = `vlws-p-${one.name}`;
-        const choices = one.type === "bool" ? ["true", "false"] : (one.accepts || "").includes(" or ") ? one.accepts.split(" or ") : null;
+        const choices =
+          one.type === "bool"
+            ? ["true", "false"]
+            : (one.accepts || "").includes(" or ")
+              ? one.accepts.split(" or ")
+              : null;
         const open = choices && choices.some((choice) => choice.includes(":N")); // cuda:N stands for many
         const given = { id, name: one.name, spellcheck: false, autocomplete: "off", "aria-describedby": `${id}-help` };
-        const input = choices && !open ? h("select", given, choices.map((choice) => h("option", { value: choice }, choice)))
-          : h(one.type === "str" && !choices ? "input.vlws-long" : "input", { ...given, type: "text", inputMode: one.type === "int" || one.type === "float" ? "decimal" : "text" });
-        const mark = h("button.vlws-reset", { type: "button", hidden: true, onclick: () => this.reset(one.name) }, "changed, reset");
+        const input =
+          choices && !open
+            ? h(
+                "select",
+                given,
+                choices.map((choice) => h("option", { value: choice }, choice)),
+              )
+            : h(one.type === "str" && !choices ? "input.vlws-long" : "input", {
+                ...given,
+                type: "text",
+                inputMode: one.type === "int" || one.type === "float" ? "decimal" : "text",
+              });
+        const mark = h(
+          "button.vlws-reset",
+          { type: "button", hidden: true, onclick: () => this.reset(one.name) },
+          "changed, reset",
+        );
         input.addEventListener("input", () => this.typing(one.name));
         const help = one.help.replace(/\s*\[[^[\]]*\]\s*$/, "");
-        const row = h("div.vlws-field", {},
-          h("label", { htmlFor: id }, one.name, h("span.vlws-muted", {}, ` ${one.type}`)), input, mark,
-          h("p.vlws-muted", { id: `${id}-help` }, [help, one.accepts && `accepts ${one.accepts}`].filter(Boolean).join("; ")));
+        const row = h(
+          "div.vlws-field",
+          {},
+          h("label", { htmlFor: id }, one.name, h("span.vlws-muted", {}, ` ${one.type}`)),
+          input,
+          mark,
+          h(
+            "p.vlws-muted",
+            { id: `${id}-help` },
+            [help, one.accepts && `accepts ${one.accepts}`].filter(Boolean).join("; "),
+          ),
+        );
         return { row, input, mark };
       }
 
@@ -183,7 +254,9 @@
       drawPreset() {
         const { values } = this.typed.get(this.chapter.slug);
         const at = Object.entries(this.chapter.presets[this.preset.value]);
-        this.replaces.textContent = at.length ? `Replaces ${at.map(([name, value]) => `${name}=${asText(value)}`).join(", ")}.` : "The values of the notebook.";
+        this.replaces.textContent = at.length
+          ? `Replaces ${at.map(([name, value]) => `${name}=${asText(value)}`).join(", ")}.`
+          : "The values of the notebook.";
         for (const [name, { input, mark }] of this.fields) {
           if (!(name in values)) input.value = this.usual(name);
           else if (input.value !== values[name]) input.value = values[name];
@@ -249,7 +322,7 @@
         if (this.watched.has(handle)) return;
         this.watched.add(handle);
         try {
-          for (let going = true; going; ) {
+          for (let going = true; going;) {
             await later(EVERY);
             const run = await this.ask("GET", `runs/${handle}`);
             going = GOING.includes(run.status);
@@ -274,8 +347,12 @@
           const cells = run.cells && `${run.cells.done} of ${plural(run.cells.total, "cell")}`;
           const bar = this.status.querySelector("progress") || h("progress", { "aria-label": "Cells done" });
           if (run.cells) Object.assign(bar, { max: run.cells.total, value: run.cells.done });
-          fill(this.status, h("p", {}, `Running at preset ${run.preset}: ${[cells, took].filter(Boolean).join(", ")}`), bar,
-            run.progress ? h("p.vlws-muted.vlws-newest", {}, run.progress) : null);
+          fill(
+            this.status,
+            h("p", {}, `Running at preset ${run.preset}: ${[cells, took].filter(Boolean).join(", ")}`),
+            bar,
+            run.progress ? h("p.vlws-muted.vlws-newest", {}, run.progress) : null,
+          );
           if (this.spoken.dataset.of !== run.handle) this.spoken.textContent = "The run has started.";
           this.spoken.dataset.of = run.handle;
           this.watch(run);
@@ -283,13 +360,27 @@
         }
         this.stop.textContent = "Cancel";
         const kept = run.status === "cancelled" ? "; what had finished is kept for the next run" : "";
-        const said = run.skipped ? `Nothing has changed since this run at preset ${run.preset}; it was not run again.`
+        const said = run.skipped
+          ? `Nothing has changed since this run at preset ${run.preset}; it was not run again.`
           : `${ENDED[run.status] || run.status} at preset ${run.preset} after ${took}${kept}.`;
-        const again = run.skipped ? h("button.jp-mod-styled", { type: "button", onclick: (event) => this.run(event, true) }, "Run again") : null;
-        const page = run.page ? h("a", { href: this.pageOf(run.run_id), target: "_blank", rel: "noopener" }, "Page of this run") : null;
-        const uncounted = run.status === "ok" && !run.counts ? `It does not count as evidence: ${run.preset === "test" ? "its preset is test" : "parameters were changed"}.` : "";
-        fill(this.status, h("p", {}, said), uncounted && h("p.vlws-muted", {}, uncounted),
-          run.error && run.status !== "cancelled" ? h("p.vlws-error", {}, run.error) : null, page, again);
+        const again = run.skipped
+          ? h("button.jp-mod-styled", { type: "button", onclick: (event) => this.run(event, true) }, "Run again")
+          : null;
+        const page = run.page
+          ? h("a", { href: this.pageOf(run.run_id), target: "_blank", rel: "noopener" }, "Page of this run")
+          : null;
+        const uncounted =
+          run.status === "ok" && !run.counts
+            ? `It does not count as evidence: ${run.preset === "test" ? "its preset is test" : "parameters were changed"}.`
+            : "";
+        fill(
+          this.status,
+          h("p", {}, said),
+          uncounted && h("p.vlws-muted", {}, uncounted),
+          run.error && run.status !== "cancelled" ? h("p.vlws-error", {}, run.error) : null,
+          page,
+          again,
+        );
         if (this.spoken.dataset.of === run.handle) this.spoken.textContent = said;
         delete this.spoken.dataset.of;
       }
@@ -320,8 +411,11 @@
         }
         if (!this.here(slug)) return;
         const counts = new Map();
-        for (const row of rows) counts.set(row.verdict || "not measured", (counts.get(row.verdict || "not measured") || 0) + 1);
-        this.tally.textContent = rows.length ? [...counts].map(([word, n]) => `${n} ${word}`).join(", ") : "This chapter has no claims.";
+        for (const row of rows)
+          counts.set(row.verdict || "not measured", (counts.get(row.verdict || "not measured") || 0) + 1);
+        this.tally.textContent = rows.length
+          ? [...counts].map(([word, n]) => `${n} ${word}`).join(", ")
+          : "This chapter has no claims.";
         fill(this.claims, ...rows.map((row) => this.claim(row)));
       }
 
@@ -331,12 +425,27 @@
         const interval = row.low === null ? "" : ` [${number(row.low)}, ${number(row.high)}]`;
         const over = row.n_seeds ? `, ${plural(row.n_seeds, row.per)}` : "";
         const holm = row.holm && row.holm !== row.verdict ? `after Holm: ${row.holm}` : "";
-        return h("li", {},
-          h("p.vlws-line", {}, h("span.vlws-id", {}, row.id), verdict, row.stale ? h("span.vlws-stale", { title: "made with other code or data than today's" }, "stale") : null),
+        return h(
+          "li",
+          {},
+          h(
+            "p.vlws-line",
+            {},
+            h("span.vlws-id", {}, row.id),
+            verdict,
+            row.stale ? h("span.vlws-stale", { title: "made with other code or data than today's" }, "stale") : null,
+          ),
           h("p", {}, row.says),
-          row.value === null ? null : h("p.vlws-figure", {}, h("b", {}, number(row.value)), `${interval} ${row.unit}, wanted ${row.criterion}`),
-          row.value === null ? null : h("p.vlws-muted", {}, `preset ${row.preset || "unknown"}${over}${holm && `; ${holm}`}`),
-          row.why && !["supported", "opposed", "undecided"].includes(row.verdict) ? h("p.vlws-muted", {}, row.why) : null);
+          row.value === null
+            ? null
+            : h("p.vlws-figure", {}, h("b", {}, number(row.value)), `${interval} ${row.unit}, wanted ${row.criterion}`),
+          row.value === null
+            ? null
+            : h("p.vlws-muted", {}, `preset ${row.preset || "unknown"}${over}${holm && `; ${holm}`}`),
+          row.why && !["supported", "opposed", "undecided"].includes(row.verdict)
+            ? h("p.vlws-muted", {}, row.why)
+            : null,
+        );
       }
 
       // --- outputs of the reader ---
@@ -345,14 +454,28 @@
         this.outputs.hidden = !cells;
         if (!cells) return;
         const one = cells === 1;
-        fill(this.outputs, h("h3", {}, "Your outputs"),
-          h("p", {}, `${plural(cells, "cell")} ${one ? "shows" : "show"} what you executed; it is kept in ${file}. The committed notebook has its own outputs.`),
-          h("button.jp-mod-styled", { type: "button", onclick: (event) => this.asCommitted(event.currentTarget) }, "Show as committed"));
+        fill(
+          this.outputs,
+          h("h3", {}, "Your outputs"),
+          h(
+            "p",
+            {},
+            `${plural(cells, "cell")} ${one ? "shows" : "show"} what you executed; it is kept in ${file}. The committed notebook has its own outputs.`,
+          ),
+          h(
+            "button.jp-mod-styled",
+            { type: "button", onclick: (event) => this.asCommitted(event.currentTarget) },
+            "Show as committed",
+          ),
+        );
       }
 
       /** Delete what the reader executed, and open the notebook anew; unsaved edits are saved first. */
       async asCommitted(button) {
-        const { context, chapter: { slug } } = this;
+        const {
+          context,
+          chapter: { slug },
+        } = this;
         button.disabled = true;
         try {
           if (context.model.dirty) await context.save();
@@ -369,7 +492,8 @@
 
   // --- the plugin ---
 
-  const ICON = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" width="16"><path class="jp-icon3 jp-icon-selectable" fill="#616161" ' +
+  const ICON =
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" width="16"><path class="jp-icon3 jp-icon-selectable" fill="#616161" ' +
     'd="M4 3h12a2 2 0 0 1 2 2v5h-2V5H4v14h6v2H4a2 2 0 0 1-2-2V5a2 2 0 0 1 2-2zm2 4h8v2H6zm0 4h5v2H6zm7 2 9 4.5-9 4.5z"/></svg>';
 
   function plugin(shared) {
@@ -403,7 +527,10 @@
         shell.add(panel, "right", { rank: 50 });
         if (restorer) restorer.add(panel, panel.id);
         shell.currentChanged.connect((_, { newValue }) => panel.follow(newValue));
-        app.commands.addCommand("vlws:panel", { label: "Show the Chapter's Runs and Claims", execute: () => shell.activateById(panel.id) });
+        app.commands.addCommand("vlws:panel", {
+          label: "Show the Chapter's Runs and Claims",
+          execute: () => shell.activateById(panel.id),
+        });
         if (palette) palette.addItem({ command: "vlws:panel", category: "vlws" });
         shell.restored.then(({ fresh }) => {
           panel.follow(shell.currentWidget);
@@ -417,8 +544,12 @@
 
   let scope = null;
   const NEEDED = {
-    application: "@jupyterlab/application", apputils: "@jupyterlab/apputils", coreutils: "@jupyterlab/coreutils",
-    services: "@jupyterlab/services", ui: "@jupyterlab/ui-components", widgets: "@lumino/widgets",
+    application: "@jupyterlab/application",
+    apputils: "@jupyterlab/apputils",
+    coreutils: "@jupyterlab/coreutils",
+    services: "@jupyterlab/services",
+    ui: "@jupyterlab/ui-components",
+    widgets: "@lumino/widgets",
   };
 
   /** A module that JupyterLab shares; it shares one version of each of those that we need. */
@@ -432,7 +563,9 @@
   window._JUPYTERLAB.vlws = {
     init: (given) => void (scope = given),
     get: async () => {
-      const loaded = await Promise.all(Object.entries(NEEDED).map(async ([key, name]) => [key, await sharedModule(name)]));
+      const loaded = await Promise.all(
+        Object.entries(NEEDED).map(async ([key, name]) => [key, await sharedModule(name)]),
+      );
       const module = { __esModule: true, default: plugin(Object.fromEntries(loaded)) };
       return () => module;
     },
