@@ -25,10 +25,10 @@ setup:
     {{ bin }}/pip install -q --disable-pip-version-check -c constraints.txt -e '.[lab,test]'
     touch {{ stamp }}
 
-# open JupyterLab on the notebooks
+# open JupyterLab on the notebooks, with a panel that runs the open chapter and shows its claims
 [group('explore')]
 lab *ARGS: setup
-    @{{ bin }}/jupyter lab --notebook-dir notebooks "$@"
+    @{{ bin }}/vlws lab "$@"
 
 # what is present on this machine, and what is slower or missing without it
 [group('explore')]

@@ -1,8 +1,16 @@
-"""A small real workspace, made once a session: notebooks that ran in a kernel, their claims, runs and evidence."""
+"""A small real workspace, made once a session: notebooks that ran in a kernel, their claims, runs and evidence; and
+servers of JupyterLab."""
 
 import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -172,3 +180,71 @@ def workspace(workspace_source, tmp_path, monkeypatch) -> Path:
     monkeypatch.delenv("VLWS_RUNS", raising=False)
     monkeypatch.delenv("VLWS_CACHE", raising=False)
     return root
+
+
+# --- JupyterLab -------------------------------------------------------------------------------------------------------
+
+SETTINGS = {
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},  # all cells in the page
+    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false"},  # no question over it
+    "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
+}
+
+
+@contextmanager
+def _jupyterlab(folder: Path, *command: str, token: str = "", **env: str) -> Iterator[str]:
+    """A JupyterLab that `python *command` starts, as its address; it ends with the block, and has two cores at most.
+
+    folder: where it keeps what it writes beside notebooks.
+    """
+    for name, said in SETTINGS.items():
+        file = folder / "settings" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(said))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    places = {f"JUPYTER_{kind}_DIR": str(folder / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
+    options = [
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        f"--LabApp.user_settings_dir={folder / 'settings'}",
+        f"--LabApp.workspaces_dir={folder / 'workspaces'}",
+    ]
+    cores = sorted(os.sched_getaffinity(0))[:2] if hasattr(os, "sched_getaffinity") else []
+    server = subprocess.Popen(
+        [sys.executable, *command, *options],
+        env=os.environ | places | env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
+    )
+    said = []
+    try:
+        for line in server.stderr:
+            said.append(line)
+            if "is running at" in line:
+                break
+        else:
+            raise AssertionError("JupyterLab did not start:\n" + "".join(said[-20:]))
+        threading.Thread(target=server.stderr.read, daemon=True).start()  # a full pipe would stop the server
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        try:
+            server.wait(timeout=30)  # its kernels and runs end with it
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+@pytest.fixture(scope="session")
+def jupyterlab():
+    """`jupyterlab(folder, *command, token="", **env)`: a JupyterLab of one's own; see `_jupyterlab`."""
+    return _jupyterlab

@@ -1,12 +1,7 @@
 """A notebook in the real JupyterLab: opened in a browser, Run All Cells from the menu, every cell ends well."""
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import nbformat
@@ -15,62 +10,15 @@ import pytest
 from vlws import paths
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-SETTINGS = {
-    "@jupyterlab/notebook-extension/tracker.jupyterlab-settings": '{"windowingMode": "none"}',  # all cells in the page
-    "@jupyterlab/apputils-extension/notification.jupyterlab-settings": '{"fetchNews": "false"}',  # no question over it
-    "@jupyterlab/docmanager-extension/plugin.jupyterlab-settings": '{"autosave": false}',
-}
 
 
 @pytest.fixture
-def lab(tmp_path):
+def lab(tmp_path, jupyterlab):
     """`lab(folder, **env)` -> the address of a JupyterLab of its own, which ends with the test."""
-    servers = []
-
-    def start(folder: Path, **env: str) -> str:
-        for name, text in SETTINGS.items():
-            (tmp_path / "settings" / name).parent.mkdir(parents=True)
-            (tmp_path / "settings" / name).write_text(text)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        places = {f"JUPYTER_{kind}_DIR": str(tmp_path / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
-        options = [
-            "--no-browser",
-            "--allow-root",
-            "--ip=127.0.0.1",
-            f"--port={port}",
-            "--ServerApp.port_retries=0",
-            "--IdentityProvider.token=",
-            f"--ServerApp.root_dir={folder}",
-            f"--LabApp.user_settings_dir={tmp_path / 'settings'}",
-            f"--LabApp.workspaces_dir={tmp_path / 'workspaces'}",
-        ]
-        server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *options],
-            env=os.environ | places | env,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
+    with ExitStack() as servers:
+        yield lambda folder, **env: servers.enter_context(
+            jupyterlab(tmp_path, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", **env)
         )
-        servers.append(server)
-        said = []
-        for line in server.stderr:
-            said.append(line)
-            if "is running at" in line:
-                threading.Thread(target=server.stderr.read, daemon=True).start()  # a full pipe would stop the server
-                return f"http://127.0.0.1:{port}"
-        raise AssertionError("JupyterLab did not start:\n" + "".join(said[-20:]))
-
-    yield start
-    for server in servers:
-        server.terminate()
-        try:
-            server.wait(timeout=20)  # its kernels end with it
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
 
 
 def run_all(browser, address: str, notebook: Path, minutes: float) -> nbformat.NotebookNode:

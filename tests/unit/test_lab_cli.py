@@ -9,7 +9,7 @@ import pytest
 from vlws.lab import cli, runner, terminal
 
 COMMANDS = ["list", "run", "sweep", "report", "claims", "claims publish", "runs", "compare", "data info", "data build"]
-COMMANDS += ["doctor", "edit", "draw", "index", "retrieve", "prompt", "verify", "pack", "unpack", "mcp", "prove"]
+COMMANDS += ["doctor", "edit", "draw", "index", "retrieve", "prompt", "verify", "pack", "unpack", "mcp", "prove", "lab"]
 CLAIM = """chapter: "01"
 claims:
   - {id: "01.C1", says: "it rises", where: "abstract", metric: "rise", unit: "u", direction: greater, threshold: 0}

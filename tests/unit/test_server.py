@@ -298,7 +298,7 @@ def test_a_cancelled_run_leaves_no_process_and_the_next_may_start(served, runs, 
     first = call(served, "run_chapter", chapter="02")
     assert (first["status"], first["handle"]) in (("starting", "run-1"), ("running", "run-1"))
     assert call(served, "run_chapter", chapter="02")["handle"] == "run-1"  # asked for twice, runs once
-    with pytest.raises(Refused, match=r"^this server runs at most 1 at once, now run-1; wait"):
+    with pytest.raises(Refused, match=r"^this server runs at most 1 at once, now run-1 \(02_slow\); wait"):
         call(served, "run_chapter", chapter="02", parameters={"lr": 0.5})
     until(lambda: list(workspace.glob("runs/*/*/reached")), "the cell")
     going = until(lambda: (s := call(served, "run_status", run="run-1"))["cells"] and s, "cells")
@@ -678,6 +678,9 @@ def test_text_is_cleaned(text, plain):
 def test_the_newest_line_is_that_of_a_progress_bar(tmp_path):
     assert background.newest_line(tmp_path) == ""
     (tmp_path / "stderr.log").write_bytes(b"warning\n" + b"x" * 10_000 + b"\rmain:  50%|5/10\rmain: 100%|10/10\r\n\n")
+    assert background.newest_line(tmp_path) == "main: 100%|10/10"
+    with open(tmp_path / "stderr.log", "a") as log:
+        log.write("[IPKernelApp] WARNING | of the kernel, not of the notebook\n")
     assert background.newest_line(tmp_path) == "main: 100%|10/10"
 
 

@@ -1,4 +1,4 @@
-"""Runs that a server starts and does not wait for, within a budget of minutes.
+"""Runs that a server starts and does not wait for, within a budget of minutes where it has one.
 
 Each is an ordinary run of the workspace, or a proof (`vlws.lab.prove`), which is several: `python -m
 vlws.lab.background` executes one job in a process group of its own. That process reads its stdin: first the job; then,
@@ -8,6 +8,7 @@ one goes on with its missing cells.
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from vlws.lab import prove as proofs
 from vlws.lab.chapters import chapter as find
 
 GRACE = 20.0  # seconds that a cancelled run has to write its record before it is killed
+KERNEL = "[IPKernelApp]"  # what the kernel itself says, not the notebook
 TAIL = 4096  # bytes of stderr.log that the newest line of progress is looked for in
 
 
@@ -55,18 +57,19 @@ class Run:
 
 
 class Runs:
-    """The runs of one server: at most `at_once` at a time, and `minutes` in all.
+    """The runs of one server: at most `at_once` at a time, and `minutes` in all (None: as long as they take).
 
     The time of a run counts from its start to its end, whatever cores it uses. Runs that go on at the same time share
     what is left: each may take an equal part of it.
     """
 
-    def __init__(self, minutes: float, at_once: int = 1, allow_hub: bool = False) -> None:
-        if not 0 < minutes < float("inf"):
+    def __init__(self, minutes: float | None, at_once: int = 1, allow_hub: bool = False) -> None:
+        if minutes is not None and not 0 < minutes < math.inf:
             raise InputError(f"minutes is {minutes:g}; the budget must be above 0 minutes.")
         if at_once < 1:
             raise InputError(f"jobs is {at_once}; it must be at least 1.")
-        self.budget, self.at_once, self.allow_hub = 60 * minutes, at_once, allow_hub
+        self.budget = math.inf if minutes is None else 60 * minutes
+        self.at_once, self.allow_hub = at_once, allow_hub
         self.known: dict[str, Run] = {}
         self.lock = threading.RLock()
 
@@ -96,7 +99,7 @@ class Runs:
             return self._same(job) or (self._known(job, state="ok") if proved.is_over(ledger) else self._begin(job))
 
     def _same(self, job: Mapping[str, Any]) -> Run | None:
-        return next((run for run in self._going() if run.job["key"] == job["key"]), None)
+        return next((run for run in self.going() if run.job["key"] == job["key"]), None)
 
     def _known(self, job: dict[str, Any], **ended: Any) -> Run:
         """A run that had finished before."""
@@ -108,9 +111,9 @@ class Runs:
         """Start the process of a job, unless one is going on with it."""
         if same := self._same(job):
             return same
-        going = self._going()
+        going = self.going()
         if len(going) >= self.at_once:
-            names = ", ".join(run.handle for run in going)
+            names = ", ".join(f"{run.handle} ({run.job['slug']})" for run in going)
             raise InputError(
                 f"this server runs at most {self.at_once} at once, now {names}; wait for one to end, or cancel one."
             )
@@ -168,8 +171,9 @@ class Runs:
             run.seconds = run.elapsed()
             self._share()
 
-    def _going(self) -> list[Run]:
-        return [run for run in self.known.values() if run.seconds is None]
+    def going(self) -> list[Run]:
+        """The runs that go on."""
+        return [run for run in list(self.known.values()) if run.seconds is None]
 
     def left(self) -> float:
         """Seconds of the budget that are left."""
@@ -177,7 +181,7 @@ class Runs:
 
     def _share(self) -> None:
         """Tell the runs that go on how long each may still take."""
-        going = self._going()
+        going = self.going()
         for run in going:
             assert run.process is not None, "a run that goes on has a process"
             _tell(run.process, str(self.left() / len(going)))
@@ -205,7 +209,7 @@ class Runs:
 
     def close(self) -> None:
         """Cancel all that goes on."""
-        self._end(self._going())
+        self._end(self.going())
 
     def _end(self, runs: Sequence[Run]) -> None:
         started = [(run.process, run.follower) for run in runs]
@@ -224,7 +228,7 @@ class Runs:
             "minutes": round(self.budget / 60, 3),
             "left": round(left / 60, 3),
             "at_once": self.at_once,
-            "running": [run.handle for run in self._going()],
+            "running": [run.handle for run in self.going()],
         }
 
 
@@ -237,7 +241,7 @@ def newest_line(folder: Path) -> str:
     except OSError:
         return ""
     lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
-    return next((line for line in reversed(lines) if line), "")
+    return next((line for line in reversed(lines) if line and not line.startswith(KERNEL)), "")
 
 
 def _tell(process: subprocess.Popen, line: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from vlws.errors import InputError
-from vlws.lab import looking, prompting, proving, retrieving, serving, verifying
+from vlws.lab import looking, opening, prompting, proving, retrieving, serving, verifying
 from vlws.lab.options import Chapters, Force, Jobs, Json, Params, Parsl, Preset, Timeout
 from vlws.lab.terminal import aligned, answer, pairs, say, width, with_interval
 
@@ -306,4 +306,5 @@ app.command("verify")(verifying.verify_command)
 app.command("pack")(verifying.pack_command)
 app.command("unpack")(verifying.unpack_command)
 app.command("mcp")(serving.mcp_command)
+app.command("lab", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(opening.lab_command)
 app.add_typer(data_app, name="data")

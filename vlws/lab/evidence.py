@@ -115,18 +115,19 @@ def rank(row: Row) -> tuple[int, bool, int, str]:
     return scale, not row.stale, SOURCES.index(row.kind), row.when
 
 
-def standing(kept: Sequence[dict[str, Any]] | None = None) -> dict[str, Row]:
+def standing(kept: Sequence[dict[str, Any]] | None = None, of: Sequence[Chapter] | None = None) -> dict[str, Row]:
     """claim id -> the measure that stands of it; a claim that was never measured has a row that says so.
 
-    kept: the records of the runs that may count; all by default.
+    kept: the records of the runs that may count; all by default. of: the chapters that are asked for; all by default.
     """
     found: dict[str, Row] = {}
     kept = records.records() if kept is None else kept
-    for one in chapters():
+    of = chapters() if of is None else of
+    for one in of:
         for row in candidates(one, kept):
             if row.id not in found or rank(row) >= rank(found[row.id]):
                 found[row.id] = row
-    rows = {row.id: row for one in chapters() for row in _in_order(one, found)}
+    rows = {row.id: row for one in of for row in _in_order(one, found)}
     for id, proof in proved.standing().items():
         if id in rows:
             rows[id].proof = proof

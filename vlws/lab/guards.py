@@ -1,4 +1,4 @@
-"""What the MCP server lets in and out: paths inside the workspace, ids of its runs, and what runs wrote, as data.
+"""What a server lets in and out: paths inside the workspace, ids of its runs, and what runs wrote, as data.
 
 Whatever a run wrote (prints, names of metrics, errors, pages) reaches a caller under `untrusted`, cleaned (`clean`) and
 bounded; what was cut is said, and how the rest is read.
@@ -111,6 +111,15 @@ def run(run_id: str) -> dict[str, Any]:
     if not found:
         raise InputError(f"no run {run_id!r}; give a run id as `list_runs` shows it.")
     return found[0]
+
+
+def page(run_id: str) -> str:
+    """The page of a run, without unseen characters; InputError where there is no such run, or no page of it."""
+    record = run(run_id)
+    path = Path(record["folder"], "notebook.html")
+    if not path.is_file():
+        raise InputError(f"run {run_id} has no page; its status is {record['status']}.")
+    return clean(path.read_text(encoding="utf-8", errors="replace"), None)
 
 
 class BearerToken:

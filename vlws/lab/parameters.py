@@ -89,11 +89,16 @@ class Parameter:
         inner = inner[1:-1] if inner.startswith("[") and inner.endswith("]") else inner
         return [part.strip().strip("'\"") for part in inner.split(",") if part.strip()]
 
-    def _check_range(self, value: Any) -> None:
+    @property
+    def accepts(self) -> str | None:
+        """What a value must be, as the comment says it: "at least 1"; None where nothing is said."""
         rule = re.search(r"\[([^\[\]]+)\]\s*$", self.help) or re.search(r"\[(.+)\]", COMMON.get(self.name, ""))
-        if rule is None:
+        return rule[1].strip() if rule else None
+
+    def _check_range(self, value: Any) -> None:
+        said = self.accepts
+        if said is None:
             return
-        said = rule[1].strip()
         for part in value if isinstance(value, list) else [value]:
             if not _accepted(part, said):
                 raise InputError(f"{self.name}={part!r} is outside what it accepts: {said}.")

@@ -1,7 +1,6 @@
 """The resources of the MCP server: pages of runs, claims, and the rules of the workspace."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from mcp.server.mcpserver import MCPServer
@@ -38,7 +37,7 @@ def add(server: MCPServer) -> None:
     @guards.raising(ResourceNotFoundError)
     def report(run_id: str, part: str) -> str:
         """The page of a run as text, in parts from 1."""
-        page = _page(run_id)
+        page = guards.page(run_id)
         text, count = guards.part_of(guards.clean(guards.as_text(page), None), part, f"the report of {run_id}")
         _, raw = guards.part_of(page, "1", run_id)
         more = "" if int(part) == count else f" Next: vlws://runs/{run_id}/report/{int(part) + 1}."
@@ -49,20 +48,12 @@ def add(server: MCPServer) -> None:
     @guards.raising(ResourceNotFoundError)
     def html(run_id: str, part: str) -> str:
         """The page of a run as HTML, in parts from 1 that are put together in order."""
-        return guards.part_of(_page(run_id), part, f"the page of {run_id}")[0]
+        return guards.part_of(guards.page(run_id), part, f"the page of {run_id}")[0]
 
 
 def _as_json(rows: list[dict[str, Any]]) -> str:
     kept, cut = guards.fitting(rows, "read vlws://claims/NN of one chapter", 10 * guards.ANSWER)
     return json.dumps({"untrusted": {"notice": guards.NOTICE, "cut": cut, "rows": kept}}, ensure_ascii=False)
-
-
-def _page(run_id: str) -> str:
-    record = guards.run(run_id)
-    path = Path(record["folder"], "notebook.html")
-    if not path.is_file():
-        raise InputError(f"run {run_id} has no page; its status is {record['status']}.")
-    return guards.clean(path.read_text(encoding="utf-8", errors="replace"), None)
 
 
 def claims(chapter: str | None = None, claim: str | None = None) -> list[dict[str, Any]]:

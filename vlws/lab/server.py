@@ -7,7 +7,6 @@ Every refusal is one sentence; what runs wrote stands under `untrusted`.
 import threading
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context, MCPServer
@@ -18,9 +17,8 @@ from pydantic import Field, ValidationError
 from vlws import claims as library
 from vlws import paths
 from vlws.errors import InputError
-from vlws.files import read_json
-from vlws.lab import answers, chapters, compare, evidence, guards, prompts, query, resources
-from vlws.lab.background import Run, Runs, newest_line
+from vlws.lab import answers, chapters, compare, evidence, guards, prompts, query, resources, statuses
+from vlws.lab.background import Runs
 from vlws.lab.describe import failure
 
 NAME = "vlws"
@@ -197,16 +195,6 @@ def _add_records(server: Server) -> None:
 
 
 def _add_runs(server: Server, runs: Runs) -> None:
-    def status(run: Run) -> answers.Status:
-        if "claim" in run.job:
-            return _proof_status(run, runs)
-        ended = run.seconds is not None  # asked before the record is read, which is final then
-        record = runs.record(run)
-        final = record["status"] if record else "failed"
-        going = "running" if record else "starting"  # also where the record says "ok" and its page is being written
-        state = final if ended else going
-        return _with_progress(_status(record, run.job, state, runs), run)
-
     starts = ToolAnnotations(
         read_only_hint=False, idempotent_hint=False, destructive_hint=False, open_world_hint=runs.allow_hub
     )
@@ -223,7 +211,7 @@ def _add_runs(server: Server, runs: Runs) -> None:
         force: Annotated[bool, Field(description="Run again what has finished and has not changed.")] = False,
     ) -> answers.Status:
         """Start a run of a chapter within the server's budget and return at once; poll it with run_status."""
-        return status(runs.start(chapter, preset, parameters, force))
+        return statuses.of_run(runs, runs.start(chapter, preset, parameters, force))
 
     @_tool(server, starts)
     def prove_claim(
@@ -238,66 +226,17 @@ def _add_runs(server: Server, runs: Runs) -> None:
         Computes only what the claim reads, looks at numbers of seeds that are fixed beforehand, and keeps the error of
         all looks together at 5 %. A later call goes on where this one ended.
         """
-        return status(runs.prove(claim, preset, seeds))
+        return statuses.of_run(runs, runs.prove(claim, preset, seeds))
 
     @_tool(server, LOOKS)
     def run_status(run: A_RUN) -> answers.Status:
         """Say how far a run or a proof is: cells done, its newest line, how long it took, the budget left."""
         if run in runs.known or not guards.RUN_ID.fullmatch(run):
-            return status(runs.get(run))
+            return statuses.of_run(runs, runs.get(run))
         record = guards.run(run)
-        return _status(record, record, record["status"], runs)
+        return statuses.of_record(runs, record, record, record["status"])
 
     @_tool(server, STOPS)
     def cancel_run(run: Annotated[str, Field(description="A handle of run_chapter or prove_claim.")]) -> answers.Status:
         """Cancel a run or a proof of this server and all of its processes; finished cells are kept for the next."""
-        return status(runs.cancel(run))
-
-
-def _with_progress(told: answers.Status, run: Run) -> answers.Status:
-    """A status with what the server knows of a run that it started."""
-    told.handle, told.elapsed_s, told.skipped = run.handle, round(run.elapsed(), 1), run.process is None
-    told.limit_s = None if run.limit is None else round(run.limit, 1)
-    told.cells = answers.Cells(done=run.cells[0], total=run.cells[1]) if run.cells[1] else None
-    if run.fault:
-        told.untrusted.error = guards.clean(run.fault)
-    return told
-
-
-def _proof_status(run: Run, runs: Runs) -> answers.Status:
-    """How far a proof is, from its ledger, which its runs could have overwritten."""
-    state = "running" if run.seconds is None else run.state or "failed"
-    told = _with_progress(_status(None, run.job, state, runs), run)
-    told.untrusted.progress = guards.clean(run.line, 300)
-    ledger = Path(run.job["ledger"])
-    if ledger.is_file() and guards.is_inside(ledger, paths.runs()):
-        try:
-            told.untrusted.proof = answers.Proof.model_validate(guards.cleaned(read_json(ledger)))
-        except ValidationError:
-            raise InputError(f"the ledger {ledger.name} of the proof is damaged; delete it, and begin again.") from None
-    return told
-
-
-def _status(record: dict[str, Any] | None, job: dict[str, Any], state: str, runs: Runs) -> answers.Status:
-    told = answers.Status(
-        handle=None,
-        run_id=None,
-        chapter=job["chapter"],
-        preset=job["preset"],
-        status=state,
-        skipped=False,
-        cells=None,
-        elapsed_s=None,
-        limit_s=None,
-        report=None,
-        budget=answers.Budget(**runs.state()),
-        untrusted=answers.Written(),
-    )
-    if record is not None:
-        folder = Path(record["folder"])
-        told.run_id, told.elapsed_s = record["run_id"], record["wall_s"]
-        told.untrusted.progress = guards.clean(newest_line(folder), 300)
-        if state != "running":
-            told.untrusted.error = guards.clean(failure(record))
-            told.report = f"vlws://runs/{told.run_id}/report/1" if (folder / "notebook.html").is_file() else None
-    return told
+        return statuses.of_run(runs, runs.cancel(run))
