@@ -124,6 +124,35 @@ def test_bad_claims_are_refused_before_anything_runs(vlws, workspace):
     assert not (workspace / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["runs", "--limit", "0"],
+            "Invalid value for '--limit': Input should be greater than or equal to 1; see vlws runs --help.",
+        ),
+        (["list", "--jsn"], "No such option: --jsn (Possible options: --json); see vlws list --help."),
+        (["frobnicate"], "No such command 'frobnicate'; see vlws --help."),
+        (["doctor", "extra"], "Got unexpected extra argument(s) (extra); see vlws doctor --help."),
+        (["verify"], "Missing argument 'target'; see vlws verify --help."),
+    ],
+)
+def test_arguments_that_no_command_takes_are_one_sentence(vlws, arguments, sentence):
+    code, out, err = vlws(*arguments)
+    assert (code, out, err) == (2, "", sentence + "\n")
+    code, out, _ = vlws(*arguments, "--json")
+    assert (code, json.loads(out)) == (2, {"error": sentence})
+
+
+def test_claims_take_a_claim_and_help_shows_what_they_take(vlws):
+    assert [row["id"] for row in json.loads(vlws("claims", "01.C1", "--json")[1])] == ["01.C1"]
+    code, out, _ = vlws("claims", "01.C9", "--json")
+    assert (code, json.loads(out)["error"]) == (2, "no claim '01.C9'; there are 01.C1.")
+    told = vlws("claims", "--help")[1]
+    assert all(option in told for option in ("--graph", "--run", "--json", "vlws claims publish"))
+    assert "--preset" in vlws("claims", "publish", "--help")[1]
+
+
 def test_runs_and_sql(vlws):
     assert json.loads(vlws("runs", "--json")[1]) == []
     assert json.loads(vlws("runs", "--json", "--sql", "select count(*) as n from runs")[1]) == [{"n": 0}]

@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from vlws import stats
 from vlws.errors import InputError
 from vlws.lab import compare, records
 
@@ -41,6 +43,45 @@ def test_what_differs_and_what_each_measured(two):
     assert [[v["value"] for v in row["values"]] for row in found["measures"]] == [[0.1, 0.2]]
     assert {row["name"] for row in found["results"]} == {"CMG, AUROC", "CMG, AUPR"}
     json.dumps(found)
+
+
+def measured(record, values, **more):
+    """The record with a measure, a gate and, as a run of today, the same seeds as all others."""
+    measure = {"id": "04.C1", "says": "s", "metric": "AUROC", "unit": "AUROC", "per": "seed", "gates": ["knows"]}
+    measure |= {"values": values, "value": sum(values) / 3, "low": 0.0, "high": 1.0, "verdict": "undecided", "p": 0.5}
+    measure |= {"direction": "greater", "threshold": 0.0, "tolerance": None, "paper": None, "where": "abstract"}
+    gate = {"name": "knows", "says": "It knows.", "threshold": 0.5, "value": sum(values), "passed": sum(values) > 0.5}
+    measure |= {"n_seeds": 3, "why": "why not", "preset": "cpu"}
+    return record | {"measures": [measure | more], "gates": [gate], "params": {"seeds": 3}}
+
+
+def test_changes_are_paired_seed_by_seed_and_gates_stand_beside_each_other(two):
+    one, other = measured(two[0], [0.1, 0.2, 0.3]), measured(two[1], [0.2, 0.3, 0.5])
+    found = compare.compare([one, other])
+    first, then = found["measures"][0]["values"]
+    assert first["change"] is None
+    differences = stats.interval(np.array([0.1, 0.1, 0.2]))
+    assert list(then["change"].values()) == pytest.approx(differences)
+    assert (then["why"], then["holm"]) == ("why not", "undecided")
+    assert [gate["passed"] for gate in found["gates"][0]["values"]] == [True, True]
+    others = measured(two[1], [0.2, 0.3, 0.5]) | {"params": {"seeds": 3, "first_seed": 100}}
+    assert compare.compare([one, others])["measures"][0]["values"][1]["change"] is None
+    fewer = measured(two[1], [0.2, 0.3])
+    assert compare.compare([one, fewer])["measures"][0]["values"][1]["change"] is None
+    per_row = measured(two[1], [0.2, 0.3, 0.5], per="row")
+    assert compare.compare([one, per_row])["measures"][0]["values"][1]["change"] is None
+
+
+def test_the_claims_of_one_run_have_its_gates_and_its_remedy(two):
+    (row,) = compare.claims_of(measured(two[0], [0.1, 0.2, 0.3]))
+    assert (row["id"], row["source"], row["run_id"], row["verdict"]) == ("04.C1", "run", ONE, "undecided")
+    assert [gate["name"] for gate in row["gates"]] == ["knows"]
+    assert row["holm"] == "undecided"
+    (published,) = compare.find(["04@full"])
+    rows = compare.claims_of(published)
+    assert {row["source"] for row in rows} == {"results"}
+    assert all(gate["name"] for row in rows for gate in row["gates"])
+    assert any(row["remedy"] for row in rows)
 
 
 def test_a_sweep_has_a_row_a_run_and_the_parameters_that_differ(two):

@@ -171,6 +171,25 @@ def test_published_results_are_packed_without_their_runs(run_id, measured, tmp_p
 # --- checked ----------------------------------------------------------------------------------------------------------
 
 
+def test_an_unpacked_folder_is_verified(packed, tmp_path, monkeypatch, capsys):
+    archive.unpack(packed, tmp_path / "out")
+
+    def verified():
+        monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+        monkeypatch.setattr(sys, "argv", ["vlws", "verify", str(tmp_path / "out"), "--json"])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return left.value.code or 0, json.loads(capsys.readouterr().out)
+
+    code, told = verified()
+    assert (code, told["kind"], told["ok"]) == (0, "unpacked archive", True)
+    (tmp_path / "out" / "code" / "constraints.txt").write_text("torch==0\n")
+    (tmp_path / "out" / "environment.json").unlink()
+    code, told = verified()
+    said = [check["said"] for check in told["checks"] if check["check"] == "members"]
+    assert (code, sorted(said)) == (1, ["code/constraints.txt is not as it was packed", "environment.json is missing"])
+
+
 def test_an_archive_is_verified_and_unpacked(packed, measured, run_id, tmp_path, monkeypatch, capsys):
     found = archive.verify_archive(packed)
     assert found["ok"]

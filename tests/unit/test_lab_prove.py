@@ -104,7 +104,7 @@ def test_at_its_threshold_a_claim_stays_undecided_to_the_last_look(workspace, ex
     found = prove.prove("01.C1", preset="gpu", seeds=5, say=said.append)
     assert [look["verdict"] for look in found["looks"]] == ["undecided", "undecided"]
     assert executed == [2, 3, 5]
-    assert any("3 of at most 5 seeds: undecided; the interval" in line for line in said)
+    assert any("3 of at most 5 seeds: undecided; the 97" in line for line in said)
     assert not list((workspace / "runs").glob("*/*/run.json"))  # no run that others would take for evidence
     with pytest.raises(InputError, match=r"begun with at most 5 seeds, and 8 were given.*go on with --seeds 5"):
         prove.prove("01.C1", preset="gpu", seeds=8)
@@ -140,6 +140,14 @@ def test_a_proof_goes_on_where_it_was_killed(workspace, monkeypatch):
     assert [look["seeds"] for look in found["looks"]] == [3, 5]
 
 
+def test_a_proof_of_other_code_is_begun_anew_and_says_so(workspace):
+    prove.prove("01.C1", preset="full", seeds=3)
+    notebook = workspace / "notebooks" / "01_small.ipynb"
+    notebook.write_text(notebook.read_text().replace("len(arm)", "len(arm) + 1"))
+    done = vlws("prove", "01.C1", "--preset", "full", "--seeds", "3")
+    assert "01.C1: an earlier proof of 1 look was of other code or data; a new one begins" in done.stderr
+
+
 def test_a_budget_that_is_spent_is_said(workspace):
     found = prove.prove("01.C1", preset="full", seeds=3, minutes=1e-9)
     assert found["ended"] == prove.SPENT
@@ -155,7 +163,7 @@ def test_the_command_tells_the_chain_of_evidence_and_a_run_that_failed(workspace
     done = vlws("prove", "01.C1", "--preset", "full", "--seeds", "3")
     assert done.returncode == 0, done.stderr
     for part in (
-        "supported: the interval",
+        "supported: the 95 % interval of this look [",
         "gate works",
         "cells 01-arms: mine, plain x 3 seeds; code",
         "pins",

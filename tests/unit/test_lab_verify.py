@@ -293,6 +293,15 @@ def test_code_that_changed_since_is_stale_and_no_fault(measured, written):
     assert "(it is stale)" in found(result, checks.UNKNOWN)["code"]
 
 
+def test_data_that_changed_since_is_stale_and_no_fault(measured, written):
+    file = measured / "notebooks" / "claims" / "04_cmg.yaml"
+    file.write_text(file.read_text() + "\n# a remark\n")
+    records.forget()
+    result = verify.verify(str(written))
+    assert result["ok"]
+    assert "04_cmg.yaml has changed since (the run is stale)" in found(result, checks.UNKNOWN)["data"]
+
+
 def test_kernels_that_are_not_found_are_said(written, monkeypatch):
     monkeypatch.setattr(checks, "find_spec", lambda name: None)
     assert (

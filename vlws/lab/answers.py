@@ -158,7 +158,10 @@ class Difference(Untrusted):
     parameters: list[dict[str, Any]] = Field(description="Those that differ: name, and a value per run.")
     code: list[dict[str, Any]]
     environment: list[dict[str, Any]]
-    measures: list[dict[str, Any]] = Field(description="Side by side: a value, interval and verdict per run.")
+    measures: list[dict[str, Any]] = Field(
+        description="Side by side: a value, interval and verdict per run; `change`: to the first run, seed by seed."
+    )
+    gates: list[dict[str, Any]] = Field(description="Side by side: a value per run, and whether it passed.")
     results: list[dict[str, Any]] = Field(description="Figures on the user's own data, side by side.")
 
 

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 from vlws.errors import InputError
 from vlws.files import read_json
 from vlws.lab import records, seal, verify
-from vlws.lab.checks import OK, Check, of_evidence, outputs
+from vlws.lab.checks import OK, Check, of_evidence, outputs, told
 from vlws.lab.pack import METADATA
 from vlws.lab.seal import Evidence
 
@@ -39,6 +39,23 @@ def verify_archive(path: Path) -> dict[str, Any]:
         fine = f"{len(hashes)} members have the sha256 that {METADATA} lists"
         runs, checks = _within(Path(folder))
         return verify.summary(str(path), "archive", runs, [Check("members", OK, fine), *checks])
+
+
+def verify_folder(path: Path) -> dict[str, Any]:
+    """The checks of an archive that was unpacked: its files against the metadata, then each run, result and page."""
+    listed = _listed(path.name, (path / METADATA).read_bytes())
+    wrong = [_wrong(path, name) for name, sha in listed.items() if _hash(path / name) != sha]
+    runs, checks = _within(path)
+    members = told("members", wrong, f"{len(listed)} members have the sha256 that {METADATA} lists")
+    return verify.summary(str(path), "unpacked archive", runs, [*members, *checks])
+
+
+def _hash(path: Path) -> str:
+    return seal.sha256(path.read_bytes()) if path.is_file() else ""
+
+
+def _wrong(folder: Path, name: str) -> str:
+    return f"{name} is {'not as it was packed' if (folder / name).is_file() else 'missing'}"
 
 
 def unpack(path: Path, folder: Path) -> dict[str, Any]:

@@ -95,7 +95,8 @@ def preset_values(chapter: Chapter, preset: str) -> dict[str, Any]:
     """
     found = presets(chapter)
     if preset not in PRESETS:
-        raise InputError(f"no preset {preset!r}{_nearest(preset, PRESETS)}; there are {', '.join(PRESETS)}.")
+        near = _nearest(preset, PRESETS)
+        raise InputError(f"no preset {preset!r}{near}; chapter {chapter.id} has {', '.join(found)}.")
     if preset not in found:
         raise InputError(f"chapter {chapter.id} has no preset {preset!r}; it has {', '.join(found)}.")
     return read_values(chapter, found[preset], where=f"presets.yml, {chapter.id}, {preset}: ")

@@ -351,4 +351,6 @@ def _data(one: Evidence) -> list[Check]:
     gone = [file for file in one["data"] if file not in now]
     if gone:
         return [Check("data", UNKNOWN, f"{len(gone)} files are not here, such as {gone[0]}")]
+    if changed and (not records.is_record(one["run"]) or records.is_stale(one["run"])):
+        return [Check("data", UNKNOWN, f"{changed[0]} has changed since (the run is stale)")]
     return told("data", (f"{file} has another sha256" for file in changed), f"{len(now)} files have the same sha256")

@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from vlws import stats, verdicts
 from vlws.errors import InputError
 from vlws.files import read_json
 from vlws.lab import evidence, records
@@ -15,6 +18,8 @@ Record = Mapping[str, Any]
 
 INTERVAL = ("value", "low", "high")
 OF_MEASURE = (*INTERVAL, "p", "n_seeds", "verdict")
+COMPARED = (*OF_MEASURE, "holm", "why", "change")
+OF_GATE = ("value", "passed")
 OF_RESULT = (*INTERVAL, "n", "of")
 
 
@@ -26,8 +31,10 @@ def compare(kept: Sequence[Record]) -> dict[str, Any]:
     Returns:
         chapter, slug; runs: [{run_id, label, status, preset, started, wall_s}]; parameters, code, environment: what
         differs, [{name, values}]; measures: [{id, says, metric, unit, values}], each value {value, low, high, p,
-        n_seeds, verdict} or None where that run has none; results: [{name, metric, unit, values}], likewise with
-        value, low, high, n, of. Every list `values` has one entry per run, in the order given.
+        n_seeds, verdict, holm, why, change} or None where that run has none; `change`: {value, low, high} of the
+        difference to the first run, paired seed by seed, where both have the same seeds; gates: [{name, says,
+        threshold, values}], each {value, passed}; results: [{name, metric, unit, values}], likewise with value, low,
+        high, n, of. Every list `values` has one entry per run, in the order given.
 
     Raises:
         InputError: fewer than two runs, or runs of different chapters.
@@ -45,9 +52,53 @@ def compare(kept: Sequence[Record]) -> dict[str, Any]:
         "parameters": _differing([record["params"] for record in kept]),
         "code": _differing([_code(record) for record in kept]),
         "environment": _differing([record.get("env") or {} for record in kept]),
-        "measures": _beside([_of(record, "measures") for record in kept], "id", ("says", "metric", "unit"), OF_MEASURE),
+        "measures": _beside(_measured(kept), "id", ("says", "metric", "unit"), COMPARED),
+        "gates": _beside([_of(record, "gates") for record in kept], "name", ("says", "threshold"), OF_GATE),
         "results": _beside([_of(record, "results") for record in kept], "name", ("metric", "unit"), OF_RESULT),
     }
+
+
+def claims_of(record: Record) -> list[dict[str, Any]]:
+    """What one run says of its claims: each as `vlws claims` tells it, and its gates."""
+    measures, gates = _of(record, "measures"), _of(record, "gates")
+    known = dict(record) if "key" in record else None  # the committed notebook has no record
+    kind = "run" if "folder" in record else "results" if known else "notebook"
+    rows = evidence.rows_of(record["slug"], measures, known, kind)
+    asked = [m.get("gates") or () for m in measures]
+    return [
+        row.told() | {"gates": [gate for gate in gates if gate["name"] in names]}
+        for row, names in zip(rows, asked, strict=True)
+    ]
+
+
+def _measured(kept: Sequence[Record]) -> list[list[dict[str, Any]]]:
+    """The measures of each run, with the verdict after Holm's correction and the change to the first run."""
+    found = []
+    first = {m["id"]: m for m in _of(kept[0], "measures")}
+    for record in kept:
+        measures = _of(record, "measures")
+        corrected = verdicts.holm_verdicts(measures)
+        same = record is not kept[0] and _seeds(record) == _seeds(kept[0])
+        found.append(
+            [
+                m | {"holm": corrected[m["id"]], "change": _change(first.get(m["id"]), m) if same else None}
+                for m in measures
+            ]
+        )
+    return found
+
+
+def _seeds(record: Record) -> tuple[Any, ...]:
+    return tuple(record["params"].get(name) for name in ("seeds", "first_seed"))
+
+
+def _change(first: Mapping[str, Any] | None, then: Mapping[str, Any]) -> dict[str, float | None] | None:
+    """The mean of the differences seed by seed and its 95 % interval over the seeds; None where they do not pair."""
+    before = (first or {}).get("values")
+    if not before or not then.get("values") or len(before) != len(then["values"]) or then.get("per") != "seed":
+        return None
+    differences = np.subtract(then["values"], before)
+    return dict(zip(INTERVAL, stats.interval(differences), strict=True))
 
 
 def sweep_table(kept: Sequence[Record], axes: Sequence[str] | None = None) -> dict[str, Any]:
@@ -114,7 +165,9 @@ def _at_preset(kept: Sequence[dict[str, Any]], name: str, preset: str) -> dict[s
     for result in evidence.published(one.slug):
         if result["run"].get("preset") == preset:
             arms = [grid | {"code": result["code"].get(grid["name"])} for grid in result["arms"]]
-            return result["run"] | {"measures": result["measures"], "arms": arms, "results": []}
+            return (
+                result["run"] | {name: result[name] for name in ("measures", "gates")} | {"arms": arms, "results": []}
+            )
     if preset == "cpu":
         return _committed(one)
     raise InputError(f"chapter {one.id} has no finished run and no published result at preset {preset!r}.")

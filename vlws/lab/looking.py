@@ -11,14 +11,15 @@ from vlws.errors import InputError
 from vlws.lab.options import Json, One, Preset
 from vlws.lab.terminal import aligned, answer, width, with_interval
 
+CLAIM = re.compile(r"\d\d\.\w+", re.ASCII)  # the id of one
+
 
 class _Claims(TyperGroup):
     """A group whose first argument may be a chapter rather than a command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         chosen = next((arg for arg in args if not arg.startswith("-")), "")
-        is_command = chosen in self.commands or "--help" in args
-        return super().parse_args(ctx, args if is_command else ["show", *args])
+        return super().parse_args(ctx, args if chosen in self.commands else ["show", *args])
 
 
 claims_app = typer.Typer(
@@ -35,7 +36,7 @@ def list_command(as_json: Json = False) -> None:
     Example: vlws list --json
     """
     from vlws.lab import records
-    from vlws.lab.chapters import chapters, told
+    from vlws.lab.chapters import chapters, presets, told
 
     newest: dict[str, dict] = {}
     for record in reversed(records.records()):
@@ -46,6 +47,7 @@ def list_command(as_json: Json = False) -> None:
         rows.append(
             {
                 **told(one),
+                "presets": list(presets(one)),
                 "newest": {k: record[k] for k in ("run_id", "preset", "status", "started", "wall_s")}
                 if record
                 else None,
@@ -57,19 +59,27 @@ def list_command(as_json: Json = False) -> None:
 
 @claims_app.command("show", hidden=True)
 def claims(
-    chapter: One = None,
+    chapter: Annotated[
+        str | None, typer.Argument(help="A chapter, or a claim such as 04.C2; none means all.", show_default=False)
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(help="What one run says of them: a run id, or NN@preset.", show_default=False),
+    ] = None,
     graph: Annotated[
         str | None,
         typer.Option(metavar="CLAIM", help="Where a claim's figure comes from, such as 04.C2.", show_default=False),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The claims of one chapter, or of all; or where the figure of one comes from.
+    """The claims of one chapter, or of all, each by the largest run there is; or where the figure of one comes from.
 
-    Examples: vlws claims 04; vlws claims --graph 04.C2
+    `vlws claims publish` keeps results in the repository.
+
+    Examples: vlws claims 04; vlws claims 04.C2 --json; vlws claims --run 04@cpu; vlws claims --graph 04.C2
     """
     from vlws.display import number
-    from vlws.lab import evidence
+    from vlws.lab import compare, evidence
     from vlws.lab.chapters import chapter as find
 
     if graph is not None:
@@ -80,20 +90,25 @@ def claims(
         found = claim_graph.of_claim(graph)
         answer(as_json, found, claim_graph.as_text(found))
         return
-    rows, lines = [], []
-    slug = find(chapter).slug if chapter else None
-    for row in evidence.standing().values():
-        if slug not in (None, row.slug):
-            continue
-        told = row.told()
-        rows.append(told)
-        measured = with_interval(told) + ("" if row.value is None else f" {row.unit}")
-        verdict = row.verdict + (" (stale)" if row.stale else "")
-        verdict += f", after Holm {row.holm}" if row.holm and row.holm != row.verdict else ""
-        verdict += f"; proved {row.proof['said']}" if row.proof else ""
-        source = f"{row.preset}, {row.kind}" if row.kind else "–"
-        wanted = f"{row.criterion} {row.unit}"
-        lines.append([row.id, row.says, number(row.paper), wanted, measured, verdict, source])
+    is_claim = bool(CLAIM.fullmatch(chapter or ""))
+    slug = find((chapter or "").partition(".")[0] if is_claim else chapter).slug if chapter else None
+    if run is not None:
+        (record,) = compare.find([run])
+        rows = compare.claims_of(record) if slug in (None, record["slug"]) else []
+    else:
+        rows = [row.told() for row in evidence.standing().values() if slug in (None, row.slug)]
+    if is_claim and chapter not in [row["id"] for row in rows]:
+        raise InputError(f"no claim {chapter!r}; there are {', '.join(row['id'] for row in rows) or 'none'}.")
+    rows = [row for row in rows if not is_claim or row["id"] == chapter]
+    lines = []
+    for row in rows:
+        measured = with_interval(row) + ("" if row["value"] is None else f" {row['unit']}")
+        verdict = (row["verdict"] or evidence.NOT_MEASURED) + (" (stale)" if row["stale"] else "")
+        verdict += f", after Holm {row['holm']}" if row["holm"] and row["holm"] != row["verdict"] else ""
+        verdict += f"; proved {row['proof']['said']}" if row["proof"] else ""
+        source = f"{row['preset']}, {row['source']}" if row["source"] else "–"
+        wanted = f"{row['criterion']} {row['unit']}"
+        lines.append([row["id"], row["says"], number(row["paper"]), wanted, measured, verdict, source])
     head = ["claim", "what is claimed", "paper", "wanted", "measured", "verdict", "preset, from"]
     answer(as_json, rows, aligned(head, lines, width()))
 
@@ -111,7 +126,7 @@ def publish(
     from vlws.lab import evidence, proved
     from vlws.lab.describe import shown
 
-    is_claim = re.fullmatch(r"\d\d\.C\w+", chapter)
+    is_claim = CLAIM.fullmatch(chapter)
     path = proved.publish(chapter, preset) if is_claim else evidence.publish(chapter, preset)
     tables = evidence.write_tables()
     answer(as_json, {"published": str(path), "results": str(tables[0])}, ", ".join(map(shown, [path, *tables])))
@@ -143,6 +158,7 @@ def runs_command(
         answer(as_json, rows, aligned(columns, lines, width()))
         return
     newest = records.records(find(chapter).slug if chapter else None)[:limit]
+    newest = [record | {"stale": records.is_stale(record)} for record in newest]
     lines = [
         [
             r["run_id"],
@@ -182,8 +198,15 @@ def compare_command(
 
 
 def _compared(found: dict[str, Any]) -> str:
+    from vlws.display import number
+
     def measured(one: dict[str, Any] | None) -> str:
-        return f"{with_interval(one)} {(one or {}).get('verdict') or ''}".strip()
+        change = (one or {}).get("change")
+        said = f"; change {with_interval(change)}" if change else ""
+        return f"{with_interval(one)} {(one or {}).get('verdict') or ''}".strip() + said
+
+    def gate(one: dict[str, Any]) -> str:
+        return f"{number(one['value'])} {'passed' if one['passed'] else 'failed'}"
 
     names = [chr(ord("A") + n) if n < 26 else str(n + 1) for n in range(len(found["runs"]))]
     told = [[n, r["run_id"], r["label"], r["status"]] for n, r in zip(names, found["runs"], strict=True)]
@@ -191,6 +214,8 @@ def _compared(found: dict[str, Any]) -> str:
     for part in ("parameters", "code", "environment"):
         lines = [[row["name"], *("–" if v is None else str(v)[:80] for v in row["values"])] for row in found[part]]
         parts.append(aligned([part, *names], lines, width()) if lines else f"{part}: the same")
+    gates = [[row["name"], *("–" if v is None else gate(v) for v in row["values"])] for row in found["gates"]]
+    parts += [aligned(["gates", *names], gates, width())] if gates else []
     for part, key in (("measures", "id"), ("results", "name")):
         lines = [[f"{row[key]} ({row['unit']})", *map(measured, row["values"])] for row in found[part]]
         if lines:

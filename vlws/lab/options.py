@@ -11,7 +11,8 @@ Chapters = Annotated[
     list[str] | None, typer.Argument(help="Chapters by id, slug or name; none means all.", show_default=False)
 ]
 Preset = Annotated[
-    str, typer.Option(help="cpu (the notebooks' literals), or one of the chapter's in presets.yml: test, full, gpu.")
+    str,
+    typer.Option(help="cpu (the notebooks' literals), or of the chapter's in presets.yml: test, full, gpu, real."),
 ]
 Params = Annotated[
     list[str] | None, typer.Option("-p", "--param", metavar="NAME=VALUE", help="A parameter; may be repeated.")

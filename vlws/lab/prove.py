@@ -20,6 +20,7 @@ import numpy as np
 
 from vlws import paths, verdicts
 from vlws.claims import Claim
+from vlws.display import count
 from vlws.errors import InputError
 from vlws.files import read_json, write_json
 from vlws.lab import evidence, executors, only, proved, records, runner, sequential
@@ -82,6 +83,8 @@ def prove(
     check_minutes(minutes)
     ledger, path = begin(id, preset, seeds)
     one, claim = find(id)
+    if (old := read_json(path)) and old.get("key") != ledger["key"]:
+        say(f"{id}: an earlier proof of {count(len(old['looks']), 'look')} was of other code or data; a new one begins")
     means = Means(None if minutes is None else time.monotonic() + 60 * minutes, say, progress, stop)
     ended = ""
     try:

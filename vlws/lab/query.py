@@ -98,7 +98,7 @@ def _one_select(connection: Any, sql: str, known: str) -> Any:
         raise InputError(f"the query has {len(statements)} statements; write one SELECT over the tables {known}.")
     (statement,) = statements
     if statement.type.name != "SELECT":
-        raise InputError(f"the query is a {statement.type.name} statement; write one SELECT over the tables {known}.")
+        raise InputError(f"the query is no SELECT but {statement.type.name}; write one SELECT over the tables {known}.")
     return statement
 
 

@@ -8,7 +8,7 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 
 from vlws import paths
 from vlws.errors import InputError
-from vlws.lab import chapters, evidence, guards, records
+from vlws.lab import chapters, compare, evidence, guards, records
 
 
 def add(server: MCPServer) -> None:
@@ -56,11 +56,19 @@ def _as_json(rows: list[dict[str, Any]]) -> str:
     return json.dumps({"untrusted": {"notice": guards.NOTICE, "cut": cut, "rows": kept}}, ensure_ascii=False)
 
 
-def claims(chapter: str | None = None, claim: str | None = None) -> list[dict[str, Any]]:
-    """What is claimed, what was measured and the verdict: of all claims, of a chapter's, or of one."""
+def claims(chapter: str | None = None, claim: str | None = None, run: str | None = None) -> list[dict[str, Any]]:
+    """What is claimed, what was measured and the verdict: of all claims, of a chapter's, or of one; or by one run."""
     slug = chapters.chapter(chapter).slug if chapter else None
     records.forget()
-    rows = [row for row in evidence.standing(guards.runs()).values() if slug in (None, row.slug)]
-    if claim is not None and claim not in [row.id for row in rows]:
-        raise InputError(f"no claim {claim!r}; there are {', '.join(row.id for row in rows) or 'none'}.")
-    return [row.told() for row in rows if claim in (None, row.id)]
+    if run is not None:
+        (record,) = compare.find([run], guards.runs())
+        rows = compare.claims_of(record) if slug in (None, record["slug"]) else []
+    else:
+        rows = [row.told() for row in evidence.standing(guards.runs()).values() if slug in (None, row.slug)]
+    known = [row["id"] for row in rows]
+    if claim is not None and claim not in known:
+        near = [id for id in known if id.startswith(f"{claim.partition('.')[0]}.")]
+        chapters_of = ", ".join(dict.fromkeys(id[:2] for id in known))
+        there = ", ".join(near) or (f"those of the chapters {chapters_of}" if known else "none")
+        raise InputError(f"no claim {claim!r}; there are {there}.")
+    return [row for row in rows if claim in (None, row["id"])]

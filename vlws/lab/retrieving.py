@@ -15,7 +15,8 @@ def index_command(
     data: Annotated[Path, typer.Argument(help="A folder of .txt and .md files, or of BEIR.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The folder of the index; an index that is there is replaced.")],
     backbone: Annotated[
-        str, typer.Option(help="minilm, mpnet, shipped, a folder (sentence-transformers too), or a hub id.")
+        str,
+        typer.Option(help="minilm, mpnet, bert-wordnet, a folder (sentence-transformers too), or a hub id."),
     ] = "minilm",
     device: Device = "auto",
     as_json: Json = False,

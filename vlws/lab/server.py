@@ -127,13 +127,15 @@ def _add_chapters(server: Server) -> None:
     def claims(
         chapter: Annotated[str | None, Field(description="Of one chapter; of all by default.")] = None,
         claim: Annotated[str | None, Field(description="One claim by its id, such as 04.C2.")] = None,
+        run: Annotated[str | None, Field(description="What one run says: its id, or NN@preset.")] = None,
     ) -> answers.Claims:
         """Say what the papers claim, what was measured at the largest scale that there is, and the verdicts.
 
-        Of all claims in short; of a chapter or a claim with where in the paper, criterion, p, remedy and source.
+        A run of a smaller scale shows only where it is asked for by `run`, then with its gates. Of all claims in short;
+        of a chapter, a claim or a run with where in the paper, criterion, p, remedy and source.
         """
-        found = resources.claims(chapter, claim)
-        if chapter is None and claim is None:
+        found = resources.claims(chapter, claim, run)
+        if chapter is None and claim is None and run is None:
             found = [{name: row[name] for name in IN_SHORT} for row in found]
         rows, cut = guards.fitting(found, "ask for one chapter, or for one claim")
         return answers.Claims(untrusted=answers.Rows(rows=rows, cut=cut))
@@ -155,8 +157,8 @@ def _add_records(server: Server) -> None:
         found = compare.compare(compare.find(runs, guards.runs()))
         lists: dict[str, Any] = {}
         cuts = []
-        for name in ("runs", "parameters", "code", "environment", "measures", "results"):
-            lists[name], cut = guards.fitting(found[name], "compare fewer runs", guards.ANSWER // 6)
+        for name in ("runs", "parameters", "code", "environment", "measures", "gates", "results"):
+            lists[name], cut = guards.fitting(found[name], "compare fewer runs", guards.ANSWER // 7)
             cuts += [f"{name}: {cut}"] if cut else []
         told = answers.Difference(chapter=found["chapter"], cut="; ".join(cuts) or None, **lists)
         return answers.Compared(untrusted=told)

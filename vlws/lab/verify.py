@@ -202,7 +202,7 @@ def _own(sealed: Sealed, one: Evidence) -> Iterator[str]:
 
 def _comparison(sealed: Sealed) -> Iterator[str]:
     """Each measure and each result of the runs that stand beside each other."""
-    parts = ("measures", "arms", "results")
+    parts = ("measures", "gates", "arms", "results")
     found = compare.compare([one["run"] | {part: one[part] for part in parts} for one in sealed.runs])
     wanted = {one["name"]: one for one in found["results"]} | {one["id"]: one for one in found["measures"]}
     settings = {row["name"] for kind in ("parameters", "code", "environment") for row in found[kind]}

@@ -15,7 +15,9 @@ from vlws.lab.terminal import aligned, answer, width
 def verify_command(
     target: Annotated[
         str,
-        typer.Argument(help="A page (.html), a result or proof (.json), an archive (.zip), a run id, or NN@preset."),
+        typer.Argument(
+            help="A page (.html), a result or proof (.json), an archive (.zip, or its folder), a run, NN@preset."
+        ),
     ],
     as_json: Json = False,
 ) -> None:
@@ -28,8 +30,12 @@ def verify_command(
     """
     from vlws.lab import archive, verify
 
-    is_archive = target.lower().endswith(".zip")
-    found = archive.verify_archive(Path(target)) if is_archive else verify.verify(target)
+    if target.lower().endswith(".zip"):
+        found = archive.verify_archive(Path(target))
+    elif (Path(target) / archive.METADATA).is_file():
+        found = archive.verify_folder(Path(target))
+    else:
+        found = verify.verify(target)
     answer(as_json, found, _verified(found))
     if not found["ok"]:
         raise typer.Exit(1)
