@@ -21,8 +21,9 @@ AGAIN = "jupyter nbconvert --to notebook --execute --inplace notebooks/NN_slug.i
 def lab_command(context: typer.Context, as_json: Json = False) -> None:
     """Open JupyterLab on the notebooks, with a panel that runs the open chapter and shows its claims.
 
-    Arguments go on to `jupyter lab`, and come before what is set here. What you execute is kept in .cache/lab; a committed chapter keeps the outputs that
-    it has. With --json the command and the settings are told and nothing is started.
+    Arguments go on to `jupyter lab`, and come before what is set here. What you execute is kept in .cache/lab; a
+    committed chapter keeps the outputs that it has. With --json the command and the settings are told and nothing is
+    started.
     Examples: vlws lab; vlws lab --no-browser --port 9000; vlws lab --json
     """
     if find_spec("jupyterlab") is None:
