@@ -378,7 +378,7 @@ def test_the_command_says_what_it_would_start(root):
 
 
 def test_the_command_passes_arguments_on_and_says_where_outputs_are_kept(root):
-    """What is given comes before what is set, since Jupyter refuses a setting that is given twice; extensions add up."""
+    """What is given comes before what is set: Jupyter refuses a setting that is given twice; extensions add up."""
     extension = "--ServerApp.jpserver_extensions=other=True"
     ran = lab(root, "--notebook-dir", str(root), extension, "--show-config-json")
     told = json.loads(ran.stdout)
