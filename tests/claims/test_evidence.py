@@ -10,7 +10,7 @@ import pytest
 from vlws import claims, paths, verdicts
 from vlws.claims_file import ClaimsFile
 from vlws.files import read_json
-from vlws.lab import chapters, evidence, records
+from vlws.lab import chapters, evidence, proved, records, verify
 
 SLUGS = [chapter.slug for chapter in chapters.chapters()]
 STATED = ("says", "where", "metric", "unit", "paper", "direction", "threshold", "tolerance", "needs", "per")
@@ -104,6 +104,21 @@ def test_published_results_are_whole_and_computed_again_from_their_values(result
     if result["arms"]:
         assert result["seconds"] == pytest.approx(sum(grid["seconds"] for grid in result["arms"]), abs=0.2)
         assert set(result["code"]) == {grid["name"] for grid in result["arms"]}
+
+
+@pytest.mark.parametrize("path", sorted(proved.published().glob("*/*.json")), ids=lambda path: path.stem)
+def test_published_proofs_are_computed_again_from_their_values(path):
+    proof = read_json(path)
+    assert path.name == f"{proof['claim']}.{proof['preset']}.json"
+    assert proved.is_over(proof)
+    found = verify.verify(str(path))
+    assert [check for check in found["checks"] if check["result"] == "differs"] == []
+    assert [c["check"] for c in found["checks"] if c["result"] == "ok"][:4] == [
+        "claim",
+        "looks",
+        "intervals and verdicts",
+        "gates",
+    ]
 
 
 def test_the_results_table_is_made_from_the_results():

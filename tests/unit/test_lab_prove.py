@@ -1,15 +1,19 @@
 """A proof adds seeds, computes what its claim reads, stops as it said it would, and goes on where it was."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
+from vlws import paths
 from vlws.errors import InputError
-from vlws.lab import prove, runner
+from vlws.lab import evidence, prove, proved, runner, verify
 
 PARAMETERS = 'preset: str = "cpu"  # preset\nseeds: int = 3  # seeds\neffect: float = 0.0  # of mine'
 CELLS = [
@@ -61,11 +65,11 @@ def executed(monkeypatch):
     """The jobs that are run, and each one's seeds."""
     seeds, execute = [], runner.execute
 
-    def counted(job, **options):
+    def counted(job, *given, **options):
         seeds.append(job["params"]["seeds"])
-        return execute(job, **options)
+        return execute(job, *given, **options)
 
-    monkeypatch.setattr(runner, "execute", lambda job, progress=None: counted(job, progress=progress))
+    monkeypatch.setattr(runner, "execute", counted)
     return seeds
 
 
@@ -79,6 +83,9 @@ def test_a_clear_claim_ends_at_the_first_look_and_computes_what_it_reads(workspa
     found = prove.prove("01.C1", preset="full", seeds=8)
     assert (found["verdict"], found["ended"]) == ("supported", "")
     assert [look["seeds"] for look in found["looks"]] == [3]
+    kept = json.loads(Path(found["ledger"]).read_text())
+    assert {name: kept[name] for name in kept} == {name: found[name] for name in kept}  # what is told is what is kept
+    assert (kept["verdict"], kept["low"]) == ("supported", found["looks"][0]["low"])
     assert executed == [2, 3]  # all arms on two seeds, then what the claim names
     assert cells(workspace) == [
         *(("left", k) for k in (0, 1)),
@@ -116,17 +123,17 @@ def test_a_claim_that_reads_more_than_it_names_is_found_out(workspace, executed)
 def test_a_proof_goes_on_where_it_was_killed(workspace, monkeypatch):
     execute = runner.execute
 
-    def killed(job, progress=None):
+    def killed(job, *given, **options):
         if job["params"]["seeds"] == 5:
             raise KeyboardInterrupt
-        return execute(job, progress=progress)
+        return execute(job, *given, **options)
 
     monkeypatch.setattr(runner, "execute", killed)
     with pytest.raises(KeyboardInterrupt):
         prove.prove("01.C1", preset="gpu", seeds=5)
     seeds = []
     monkeypatch.setattr(
-        runner, "execute", lambda job, progress=None: seeds.append(job["params"]["seeds"]) or execute(job)
+        runner, "execute", lambda job, *given, **options: seeds.append(job["params"]["seeds"]) or execute(job)
     )
     found = prove.prove("01.C1", preset="gpu", seeds=5)
     assert seeds == [5]
@@ -182,3 +189,106 @@ def test_bad_input_is_one_sentence(workspace, arguments, sentence):
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"].startswith(sentence)
     assert not (workspace / "runs").exists()
+
+
+# --- kept -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_proof_stands_beside_the_verdict_is_published_and_grows_stale(workspace):
+    assert evidence.standing()["01.C1"].proof is None
+    with pytest.raises(InputError, match=r"^01\.C1 has no proof at preset 'full'; make one with `vlws prove 01\.C1"):
+        proved.publish("01.C1", "full")
+    prove.prove("01.C1", preset="full", seeds=8)
+    row = evidence.standing()["01.C1"]
+    assert (row.verdict, row.proof["verdict"], row.proof["source"]) == (evidence.NOT_MEASURED, "supported", "run")
+    assert re.fullmatch(r"supported at 3 of at most 8 seeds, [\d.]+ \[[\d.]+, [\d.]+\]", row.proof["said"])
+    assert row.told()["proof"]["at"] == [3, 5, 8]
+    done = vlws("claims", "publish", "01.C1", "--json")
+    assert done.returncode == 0, done.stderr
+    kept = Path(json.loads(done.stdout)["published"])
+    assert kept == workspace / "reports" / "results" / "proofs" / "01_small" / "01.C1.full.json"
+    shutil.rmtree(workspace / "runs")
+    assert evidence.standing()["01.C1"].proof == row.proof | {"source": "results"}
+    assert "; proved supported at 3 of at most 8 seeds" in vlws("claims", "01").stdout.replace("\n", " ")
+    notebook = workspace / "notebooks" / "01_small.ipynb"
+    notebook.write_text(notebook.read_text().replace("len(arm)", "len(arm) + 1"))
+    (told,) = [one for one in json.loads(vlws("claims", "--json", "01").stdout) if one["id"] == "01.C1"]
+    assert told["proof"]["stale"] is True
+
+
+def test_a_proof_that_has_not_ended_or_is_stale_is_not_published(workspace):
+    prove.prove("01.C1", preset="gpu", seeds=5)
+    path = proved.folder() / "01_small" / "01.C1.gpu.json"
+    ledger = json.loads(path.read_text())
+    path.write_text(json.dumps(ledger | {"looks": ledger["looks"][:1]}))
+    with pytest.raises(InputError, match=r"^the proof of 01\.C1 has not come to its end; go on with `vlws prove"):
+        proved.publish("01.C1", "gpu")
+    path.write_text(json.dumps(ledger | {"key": "of yesterday"}))
+    with pytest.raises(InputError, match=r"^the proof of 01\.C1 is stale \(code or data of its chapter has changed\)"):
+        proved.publish("01.C1", "gpu")
+
+
+@pytest.mark.parametrize("damage", [{"looks": [{}]}, {"slug": "09_none"}, {"preset": "huge"}, {"looks": 1}])
+def test_a_ledger_that_cannot_be_read_stands_for_nothing(workspace, damage):
+    prove.prove("01.C1", preset="full", seeds=3)
+    (path,) = proved.folder().glob("*/01.C1.full.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    assert proved.standing() == {}
+
+
+def test_the_largest_scale_stands_and_a_link_out_of_the_runs_does_not(workspace, tmp_path_factory):
+    for preset in ("full", "gpu"):
+        prove.prove("01.C1", preset=preset, seeds=3)
+    assert proved.standing()["01.C1"]["preset"] == "gpu"
+    outside = tmp_path_factory.mktemp("outside") / "x.json"
+    path = proved.folder() / "01_small" / "01.C1.gpu.json"
+    path.rename(outside)
+    path.symlink_to(outside)
+    assert proved.standing()["01.C1"]["preset"] == "full"
+
+
+def edited(ledger, where, value):
+    """A copy of a ledger with one field changed; `where` is its path."""
+    copy = json.loads(json.dumps(ledger))
+    *folder, name = where
+    inner = copy
+    for step in folder:
+        inner = inner[step]
+    inner[name] = value
+    return copy
+
+
+def test_a_ledger_that_was_edited_is_found_out(workspace):
+    path = Path(prove.prove("01.C1", preset="gpu", seeds=5)["ledger"])
+    whole = verify.verify(str(path))
+    assert [check["result"] for check in whole["checks"]] == ["ok"] * 6
+    assert (whole["kind"], whole["again"]) == ("proof", ["vlws prove 01.C1 --preset gpu --seeds 5"])
+    ledger = json.loads(path.read_text())
+    for where, value, check, said in (
+        (("at",), [3, 4], "looks", "was to look at [3, 4]"),
+        (("at",), [3, 6], "looks", "of these numbers the rule gives [3, 5, 6]"),
+        (("levels", 0), 0.05, "looks", "the level at 3 seeds is 0.05"),
+        (("looks", 0, "level"), 0.05, "looks", "was at level 0.05"),
+        (("looks", 0, "verdict"), "supported", "looks", "it went on after 3 seeds"),
+        (("looks", 1, "verdict"), "supported", "intervals and verdicts", "verdict is supported, the values say undec"),
+        (("looks", 1, "measure", "values", 0), 9.0, "intervals and verdicts", "the values say"),
+        (("looks", 1, "measure", "values"), [1.0, 2.0], "intervals and verdicts", "has 2 values"),
+        (("low",), 0.31, "intervals and verdicts", "low is 0.31, that of the last look"),
+        (("looks", 1, "measure", "threshold"), 0.1, "claim", "threshold is 0.1, in the claims file 0.3"),
+        (("looks", 1, "gates", 0, "passed"), False, "gates", "passed True"),
+        (("looks", 1, "gates"), 1, "gates", "it has another form (TypeError"),
+        (("key",), "x", "code and data", "it is stale"),
+        (("slug",), "09_none", "claim", "no chapter '09_none'"),
+        (("claim",), "01.C9", "claim", "no chapter of this workspace has a claim '01.C9'"),
+        (("looks", 1, "run"), "../../x", "run", "is not here"),
+    ):
+        path.write_text(json.dumps(edited(ledger, where, value)))
+        lines = [c for c in verify.verify(str(path))["checks"] if c["check"] == check and c["result"] != "ok"]
+        assert any(said in line["said"] for line in lines), (where, lines)
+    measures = next(paths.runs().glob(f"{ledger['looks'][-1]['run']}/measures.json"))
+    measures.write_text(measures.read_text().replace("0.", "1."))
+    path.write_text(json.dumps(ledger))
+    assert "has other values" in str(verify.verify(str(path))["checks"])
+    path.write_text(json.dumps(ledger | {"looks": []}))
+    with pytest.raises(InputError, match="is a proof that has not looked yet, or of another schema than 2"):
+        verify.verify(str(path))

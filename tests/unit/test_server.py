@@ -25,7 +25,8 @@ from vlws.lab import background, cli, guards, query, server
 
 REPOSITORY = Path(__file__).parents[2]
 TOOLS = ["list_chapters", "describe_chapter", "claims", "compare_runs", "query_runs", "list_runs"]
-TOOLS += ["run_chapter", "run_status", "cancel_run"]
+TOOLS += ["run_chapter", "prove_claim", "run_status", "cancel_run"]
+STARTS = ["run_chapter", "prove_claim", "cancel_run"]
 PARAMETERS = """preset: str = "cpu"  # preset
 seeds: int = 3  # seeds
 backbone: str = ""  # a folder or a hub id
@@ -44,6 +45,13 @@ print("{INJECTED}")
 print("offline", os.environ.get("HF_HUB_OFFLINE"))
 print("{INJECTED}", file=sys.stderr)
 raise ValueError("{INJECTED}")
+"""
+PROVED = """import numpy as np
+from vlws import claims
+rng = np.random.default_rng(0)
+chapter = claims.open_chapter("03", preset=preset)
+chapter.gate("sees", rng.normal(0.9, 0.01, seeds))
+_ = chapter.measure("03.C1", rng.normal(lr, 0.1, seeds))
 """
 SLOW = """import os, subprocess, sys, time
 from pathlib import Path
@@ -190,7 +198,7 @@ def test_every_tool_says_what_it_does_and_what_it_answers(served):
         assert tool.output_schema["type"] == "object"
         assert all(argument.get("description") for argument in tool.input_schema["properties"].values())
         assert tool.annotations.open_world_hint is False
-    assert [t.name for t in tools.tools if not t.annotations.read_only_hint] == ["run_chapter", "cancel_run"]
+    assert [t.name for t in tools.tools if not t.annotations.read_only_hint] == STARTS
     assert [t.name for t in tools.tools if t.annotations.destructive_hint] == ["cancel_run"]
     assert [str(one.uri) for one in resources.resources] == ["vlws://AGENTS.md", "vlws://claims"]
     assert [one.uri_template for one in templates.resource_templates] == [
@@ -357,6 +365,59 @@ def test_runs_at_the_same_time_share_what_is_left_of_the_budget(workspace):
     until(lambda: not processes_of(workspace), "the end of all processes")
 
 
+# --- proofs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_is_proved_by_polling_and_a_decided_one_runs_no_more(served, workspace):
+    write_notebook(workspace, "03_proved", PROVED)
+    (workspace / "notebooks" / "presets.yml").write_text('"03": {full: {lr: 5.0}}')
+    first = call(served, "prove_claim", claim="03.C1", preset="full")
+    assert (first["handle"], first["status"], first["skipped"]) == ("run-1", "running", False)
+    told = ended(served, "run-1")
+    assert (told["status"], told["run_id"], told["untrusted"]["error"]) == ("ok", None, "")
+    proof = told["untrusted"]["proof"]
+    assert (proof["verdict"], proof["at"], [look["seeds"] for look in proof["looks"]]) == (
+        "supported",
+        [3, 5, 8, 12, 18, 24],
+        [3],
+    )
+    assert "03.C1, 3 of at most 24 seeds: supported" in told["untrusted"]["progress"]
+    again = call(served, "prove_claim", claim="03.C1", preset="full")
+    assert (again["handle"], again["status"], again["skipped"]) == ("run-2", "ok", True)
+    assert again["untrusted"]["proof"] == proof
+    assert len(list(workspace.glob("runs/proofs/03_proved/*/run.json"))) == 2
+    with pytest.raises(Refused, match=r"begun with at most 24 seeds, and 8 were given"):
+        call(served, "prove_claim", claim="03.C1", preset="full", seeds=8)
+    next(workspace.glob("runs/proofs/03_proved/03.C1.full.json")).write_text('{"looks": 1}')
+    with pytest.raises(Refused, match=r"^the ledger 03\.C1\.full\.json of the proof is damaged; delete it, and"):
+        call(served, "run_status", run="run-1")
+
+
+def test_a_proof_that_is_cancelled_leaves_no_process(served, workspace):
+    write_notebook(workspace, "03_proved", SLOW)
+    call(served, "prove_claim", claim="03.C1", preset="cpu")
+    assert call(served, "prove_claim", claim="03.C1", preset="cpu")["handle"] == "run-1"  # asked for twice, runs once
+    until(lambda: list(workspace.glob("runs/proofs/*/*/reached")), "the cell")
+    told = call(served, "cancel_run", run="run-1")
+    assert (told["status"], told["untrusted"]["error"][:17]) == ("cancelled", "it was cancelled;")
+    assert told["untrusted"]["proof"] is None
+    until(lambda: not processes_of(workspace), "the end of all processes")
+
+
+@pytest.mark.parametrize(
+    ("cells", "minutes", "status", "error"),
+    [(SLOW, 0.05, "timeout", "its minutes are spent; the"), ("1 / 0", 5, "failed", "chapter 03 with 2 seeds ended")],
+)
+def test_a_proof_says_why_it_ends_before_its_end(workspace, cells, minutes, status, error):
+    write_notebook(workspace, "03_proved", cells)
+    runs = background.Runs(minutes=minutes)
+    served = server.make(runs)
+    call(served, "prove_claim", claim="03.C1", preset="cpu")
+    told = ended(served, "run-1")
+    assert (told["status"], told["untrusted"]["error"][:26]) == (status, error[:26])
+    until(lambda: not processes_of(workspace), "the end of all processes")
+
+
 def test_a_disk_that_refuses_is_said(served, workspace, monkeypatch):
     (workspace / "file").touch()
     monkeypatch.setenv("VLWS_RUNS", str(workspace / "file" / "runs"))
@@ -396,6 +457,10 @@ def test_a_budget_of_nothing_is_refused(minutes):
         ("run_chapter", {"chapter": "01", "parameters": {"data": ["/etc"]}}, "data=['/etc'] is no str"),
         ("run_chapter", {"chapter": "01", "parameters": {"preset": "test"}}, "preset stands among the parameters"),
         ("run_chapter", {"chapter": "01", "parameters": {"backbone": "a/b"}}, "with --allow-hub)."),
+        ("prove_claim", {"claim": "01.C9"}, "no chapter has a claim '01.C9'; there are 01.C1."),
+        ("prove_claim", {"claim": "01.C1", "preset": "test"}, "preset is 'test', whose figures are no evidence"),
+        ("prove_claim", {"claim": "01.C1", "seeds": 2}, "prove_claim: seeds=2 is refused"),
+        ("prove_claim", {}, "prove_claim: claim is refused (field required); it takes claim, preset, seeds."),
         ("describe_chapter", {"chapter": "x"}, "no chapter 'x'"),
         ("claims", {"claim": "01.C9"}, "no claim '01.C9'; there are 01.C1, 02.C1."),
         ("claims", {"chapter": "9"}, "no chapter '9'"),

@@ -85,11 +85,35 @@ class Cells(BaseModel):
     total: int
 
 
+class Look(BaseModel):
+    seeds: int
+    level: float = Field(description="Of error, of this look; those of all looks together are at most 0.05.")
+    value: float
+    low: float | None
+    high: float | None
+    verdict: str
+    why: str
+
+
+class Proof(BaseModel):
+    """The ledger of a proof: the numbers of seeds at which it looks, and what each look found."""
+
+    claim: str
+    says: str
+    metric: str
+    wanted: str = Field(description="What the interval must be for the claim to hold.")
+    at: list[int] = Field(description="The numbers of seeds at which it looks, fixed when it began.")
+    looks: list[Look]
+    verdict: str
+    why: str
+
+
 class Written(Untrusted):
     progress: str = Field(
         default="", description="The newest line that the run wrote to stderr: its experiment's progress."
     )
-    error: str = Field(default="", description="What ended a run that failed.")
+    error: str = Field(default="", description="What ended a run that failed, or a proof before its end.")
+    proof: Proof | None = Field(default=None, description="Of prove_claim: what was found so far.")
 
 
 class Status(BaseModel):

@@ -1,9 +1,10 @@
 """Runs that a server starts and does not wait for, within a budget of minutes where it has one.
 
-Each is an ordinary run of the workspace: `python -m vlws.lab.background` executes one job by `vlws.lab.runner` in a
-process group of its own. That process reads its stdin: first the job; then, one per line, the seconds that it may still
-take, told anew whenever a run of the same server starts or ends; the end of stdin cancels the run. So no run outlives
-its server, however that ends: the run is recorded as cancelled, and the next one goes on with its missing cells.
+Each is an ordinary run of the workspace, or a proof (`vlws.lab.prove`), which is several: `python -m
+vlws.lab.background` executes one job in a process group of its own. That process reads its stdin: first the job; then,
+one per line, the seconds that it may still take, told anew whenever a run of the same server starts or ends; the end of
+stdin cancels the run. So no run outlives its server, however that ends: the run is recorded as cancelled, and the next
+one goes on with its missing cells.
 """
 
 import json
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ from typing import Any
 
 from vlws import paths
 from vlws.errors import InputError
-from vlws.lab import executors, guards, kernel, records, runner
+from vlws.lab import executors, guards, kernel, proved, records, runner
+from vlws.lab import prove as proofs
 from vlws.lab.chapters import chapter as find
 
 GRACE = 20.0  # seconds that a cancelled run has to write its record before it is killed
@@ -32,7 +34,10 @@ TAIL = 4096  # bytes of stderr.log that the newest line of progress is looked fo
 
 @dataclass
 class Run:
-    """One run that was asked for: its job, and the process that executes it (none where it had finished before)."""
+    """One run that was asked for: its job, and the process that executes it (none where it had finished before).
+
+    The job of a proof has `claim`, `seeds` and `ledger` in the place of a notebook's parameters.
+    """
 
     handle: str
     job: dict[str, Any]
@@ -41,7 +46,9 @@ class Run:
     run_id: str | None = None  # once its folder is there
     cells: tuple[int, int] = (0, 0)
     limit: float | None = None  # seconds from its start after which it is stopped
-    fault: str | None = None  # what kept the runner from writing a record
+    fault: str | None = None  # what kept the runner from writing a record, or ended a proof
+    line: str = ""  # the newest that a proof has said
+    state: str | None = None  # in which a proof has ended
     follower: threading.Thread | None = None  # reads what the process says, until it ends
     seconds: float | None = None  # that it took, once it has ended
 
@@ -74,28 +81,50 @@ class Runs:
         """
         job = self._plan(chapter, preset, parameters)
         with self.lock:
-            going = self.going()
-            if same := next((run for run in going if run.job["key"] == job["key"]), None):
-                return same
-            handle = f"run-{len(self.known) + 1}"
             if not force and (done := runner.finished().get(job["key"])):
-                self.known[handle] = Run(handle, job, time.monotonic(), run_id=done["run_id"], seconds=0.0)
-                return self.known[handle]
-            if len(going) >= self.at_once:
-                names = ", ".join(f"{run.handle} ({run.job['slug']})" for run in going)
-                raise InputError(
-                    f"this server runs at most {self.at_once} at once, now {names}; wait for one to end, or cancel one."
-                )
-            if self.left() <= 0:
-                raise InputError(
-                    f"the budget of {self.budget / 60:g} minutes is spent; the server starts no further run."
-                )
-            run = Run(handle, job, time.monotonic())
-            run.process = self._process(job)
-            run.follower = threading.Thread(target=self._follow, args=[run], daemon=True)
-            self.known[handle] = run
-            self._share()
-            run.follower.start()
+                return self._same(job) or self._known(job, run_id=done["run_id"])
+            return self._begin(job)
+
+    def prove(self, claim: str, preset: str | None = None, seeds: int = 24) -> Run:
+        """Begin a proof, or go on with one, and return at once; one that has come to its end is returned as it is.
+
+        Raises InputError as `start` does, and for what `vlws.lab.prove` does not accept.
+        """
+        records.forget()
+        ledger, path = proofs.begin(claim, preset, seeds)
+        named = {"chapter": ledger["slug"][:2], "slug": ledger["slug"], "preset": ledger["preset"], "seeds": seeds}
+        key = f"{claim}.{ledger['preset']}"
+        job = named | {"claim": claim, "ledger": str(path), "key": key, "timeout": self.budget}
+        with self.lock:
+            return self._same(job) or (self._known(job, state="ok") if proved.is_over(ledger) else self._begin(job))
+
+    def _same(self, job: Mapping[str, Any]) -> Run | None:
+        return next((run for run in self.going() if run.job["key"] == job["key"]), None)
+
+    def _known(self, job: dict[str, Any], **ended: Any) -> Run:
+        """A run that had finished before."""
+        handle = f"run-{len(self.known) + 1}"
+        self.known[handle] = Run(handle, job, time.monotonic(), seconds=0.0, **ended)
+        return self.known[handle]
+
+    def _begin(self, job: dict[str, Any]) -> Run:
+        """Start the process of a job, unless one is going on with it."""
+        if same := self._same(job):
+            return same
+        going = self.going()
+        if len(going) >= self.at_once:
+            names = ", ".join(f"{run.handle} ({run.job['slug']})" for run in going)
+            raise InputError(
+                f"this server runs at most {self.at_once} at once, now {names}; wait for one to end, or cancel one."
+            )
+        if self.left() <= 0:
+            raise InputError(f"the budget of {self.budget / 60:g} minutes is spent; the server starts no further run.")
+        run = Run(f"run-{len(self.known) + 1}", job, time.monotonic())
+        run.process = self._process(job)
+        run.follower = threading.Thread(target=self._follow, args=[run], daemon=True)
+        self.known[run.handle] = run
+        self._share()
+        run.follower.start()
         return run
 
     def _plan(self, chapter: str, preset: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,6 +164,7 @@ class Runs:
         for line in process.stdout:
             said = json.loads(line)
             run.cells, run.limit = tuple(said.get("cells", run.cells)), said.get("limit", run.limit)
+            run.line, run.state = said.get("line", run.line), said.get("state")
             run.fault = said.get("fault")
         process.wait()
         with self.lock:
@@ -257,10 +287,39 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     try:
-        runner.execute(job, progress=lambda n, total: say(cells=[n, total], limit=job["timeout"]), stop=stop)
+        if "claim" in job:
+            _prove(job, began, say, stop)
+        else:
+            runner.execute(job, progress=lambda n, total: say(cells=[n, total], limit=job["timeout"]), stop=stop)
     except OSError as error:
         say(fault=f"{error.strerror or error} ({error.filename})")
     os._exit(0)  # the thread still reads stdin
+
+
+def _prove(job: Mapping[str, Any], began: float, say: Callable[..., None], stop: threading.Event) -> None:
+    """Go on with a proof until its end or until the time that the job may take, which may change, is over."""
+    spent = threading.Event()
+
+    def progress(n: int, total: int) -> None:
+        say(cells=[n, total], limit=job["timeout"])
+        if time.time() - began > job["timeout"]:
+            spent.set()
+            stop.set()
+
+    done = proofs.prove(
+        job["claim"],
+        preset=job["preset"],
+        seeds=job["seeds"],
+        say=lambda line: say(line=line),
+        progress=progress,
+        stop=stop,
+    )
+    if not done["ended"]:
+        say(state="ok")
+    elif done["ended"] != proofs.CANCELLED:
+        say(state="failed", fault=done["ended"])
+    else:
+        say(state="timeout" if spent.is_set() else "cancelled", fault=proofs.SPENT if spent.is_set() else done["ended"])
 
 
 if __name__ == "__main__":

@@ -15,16 +15,17 @@ from vlws import claims, paths, verdicts
 from vlws.display import count, number
 from vlws.errors import InputError
 from vlws.files import read_json, write_atomically, write_json
-from vlws.lab import records
+from vlws.lab import proved, records
 from vlws.lab.chapters import Chapter, chapter, chapters
 from vlws.lab.describe import day, duration, hardware, sha, stale
+from vlws.lab.parameters import PRESETS
 from vlws.verdicts import JUDGED
 
 SCHEMA = 2  # of a published result
 NOT_MEASURED = "not measured"
 MARKS = ("<!-- verdicts: written by vlws claims publish -->", "<!-- end of verdicts -->")  # in README.md
 COMMITTED = "committed notebook"
-SCALES = ("cpu", "full", "gpu", "real")  # from the smallest to the largest
+SCALES = PRESETS[1:]  # from the smallest to the largest
 SOURCES = ("notebook", "results", "run")  # from the last resort to the first choice
 
 
@@ -62,6 +63,7 @@ class Row:
     stale: bool | None = None  # made with other code or data than today's; None where that cannot be known
     anchor: bool = False  # measured on the chapter's page
     page: str = ""  # of the site: where its figures stand
+    proof: dict[str, Any] | None = None  # with further seeds, see `vlws.lab.proved`; it changes no verdict of a run
 
     @property
     def criterion(self) -> str:
@@ -74,6 +76,7 @@ class Row:
         names += ["value", "low", "high", "p", "verdict", "holm", "why", "remedy", "preset"]
         said = {name: getattr(self, name) for name in names} | {"n_seeds": self.seeds, "per": self.per}
         said |= {"criterion": self.criterion, "source": self.kind or None, "stale": self.stale}
+        said |= {"proof": self.proof}
         said |= {"run_id": self.source if self.kind in ("run", "results") else None}
         return said | {"verdict": self.verdict if self.kind else None}
 
@@ -124,7 +127,11 @@ def standing(kept: Sequence[dict[str, Any]] | None = None, of: Sequence[Chapter]
         for row in candidates(one, kept):
             if row.id not in found or rank(row) >= rank(found[row.id]):
                 found[row.id] = row
-    return {row.id: row for one in of for row in _in_order(one, found)}
+    rows = {row.id: row for one in of for row in _in_order(one, found)}
+    for id, proof in proved.standing().items():
+        if id in rows:
+            rows[id].proof = proof
+    return rows
 
 
 def candidates(one: Chapter, kept: Iterable[dict[str, Any]]) -> list[Row]:
@@ -271,7 +278,7 @@ def results_markdown() -> str:
         lines += ["| claim | | paper | wanted | measured (95 % interval) | over | verdict | after Holm |"]
         lines += ["|---|---|---|---|---|---|---|---|"]
         rows = rows_of(slug, result["measures"], run, "results")
-        lines += [*map(_markdown_row, rows), "", *_undecided(rows, result["seconds"])]
+        lines += [*map(_markdown_row, rows), "", *_undecided(rows, result["seconds"]), *_proofs(rows)]
     if not evidence:
         lines += ["No full run has been kept yet.", ""]
     return "\n".join(lines)
@@ -289,6 +296,15 @@ def _undecided(rows: Sequence[Row], seconds: float | None) -> list[str]:
         else ""
     )
     return [f"What would decide the undecided.{cost}", "", *each, ""]
+
+
+def _proofs(rows: Sequence[Row]) -> list[str]:
+    """A line of Markdown for each published proof of these claims."""
+    known = {id: proof for id, proof in proved.standing(("results",)).items() if id in {row.id for row in rows}}
+    if not known:
+        return []
+    head = "Proved with seeds added until the claim was decided (`vlws prove`; 95 % over all looks together):"
+    return [head, "", *(f"- {id}, {proof['preset']}: {proof['said']}." for id, proof in known.items()), ""]
 
 
 def _markdown_row(row: Row) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from vlws import display, verdicts
 from vlws.display import count, escape, muted, number
-from vlws.lab import evidence
+from vlws.lab import evidence, proved
 from vlws.lab.chapters import chapters
 from vlws.lab.describe import duration
 from vlws.lab.evidence import SCALES, Row
@@ -22,12 +22,15 @@ def lessons() -> list[dict[str, Any]]:
 
     `decided`: how many of the claims that are not by construction came out supported or opposed, of how many.
     """
+    proofs = proved.standing(("results",))
     results = {one["slug"]: one for one in sorted(evidence.published(), key=lambda one: _scale(one["run"]))}
     found = []
     for one in chapters():
         if one.slug in results:
             result = results[one.slug]
             rows = evidence.rows_of(one.slug, result["measures"], result["run"], "results")
+            for row in rows:
+                row.proof = proofs.get(row.id)
             counted = [row for row in rows if row.verdict in GROUPS]
             decided = sum(row.verdict in (SUPPORTED, OPPOSED) for row in counted)
             found.append(
@@ -75,6 +78,8 @@ def _sentence(row: Row, lesson: Mapping[str, Any]) -> str:
         facts.append(f"after Holm's correction {row.holm}")
     if row.remedy:
         facts.append(row.remedy)
+    if row.proof:
+        facts.append(f"proved with further seeds: {row.proof['said']}")
     return f"<b>{escape(row.id)}</b> {escape(whole(row, lesson['rows']))}{muted('; '.join(facts))}"
 
 

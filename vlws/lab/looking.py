@@ -1,5 +1,6 @@
 """The commands that look: chapters, claims, runs, and runs beside each other."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,6 +90,7 @@ def claims(
         measured = with_interval(told) + ("" if row.value is None else f" {row.unit}")
         verdict = row.verdict + (" (stale)" if row.stale else "")
         verdict += f", after Holm {row.holm}" if row.holm and row.holm != row.verdict else ""
+        verdict += f"; proved {row.proof['said']}" if row.proof else ""
         source = f"{row.preset}, {row.kind}" if row.kind else "–"
         wanted = f"{row.criterion} {row.unit}"
         lines.append([row.id, row.says, number(row.paper), wanted, measured, verdict, source])
@@ -98,18 +100,19 @@ def claims(
 
 @claims_app.command()
 def publish(
-    chapter: Annotated[str, typer.Argument(help="A chapter by id, slug or name.")],
+    chapter: Annotated[str, typer.Argument(help="A chapter by id, slug or name; or a claim, to keep its proof.")],
     preset: Preset = "full",
     as_json: Json = False,
 ) -> None:
     """Keep a chapter's newest good run at a preset under reports/results/; remake RESULTS.md and the README's table.
 
-    Example: vlws claims publish 04 --preset full
+    Of a claim, keep its proof. Examples: vlws claims publish 04 --preset full; vlws claims publish 04.C3b
     """
-    from vlws.lab import evidence
+    from vlws.lab import evidence, proved
     from vlws.lab.describe import shown
 
-    path = evidence.publish(chapter, preset)
+    is_claim = re.fullmatch(r"\d\d\.C\w+", chapter)
+    path = proved.publish(chapter, preset) if is_claim else evidence.publish(chapter, preset)
     tables = evidence.write_tables()
     answer(as_json, {"published": str(path), "results": str(tables[0])}, ", ".join(map(shown, [path, *tables])))
 

@@ -38,7 +38,8 @@ def add(server: MCPServer) -> None:
             "Change no parameter: a run with changed parameters is no evidence.\n"
             f"3. Call claims with claim {claim}. Report value, 95 % interval, criterion, number of seeds, the verdict "
             "and the verdict after Holm's correction as they are; a claim that fails is a result.\n"
-            "4. Where the verdict is undecided, report the remedy; where the run failed, report its error."
+            "4. Where the verdict is undecided, report the remedy, which prove_claim carries out within the budget; "
+            "where the run failed, report its error."
         )
 
     @server.prompt()

@@ -11,7 +11,9 @@ import ast
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -20,17 +22,44 @@ from vlws import paths, verdicts
 from vlws.claims import Claim
 from vlws.errors import InputError
 from vlws.files import read_json, write_json
-from vlws.lab import evidence, executors, only, records, runner, sequential
+from vlws.lab import evidence, executors, only, proved, records, runner, sequential
 from vlws.lab.chapters import Chapter, chapters
 from vlws.verdicts import NOT_AT_THIS_SCALE, UNDECIDED
 
-SCHEMA = 1
+JUDGED_FROM = (  # what a verdict is computed from, of a measure
+    *("values", "item_se", "bounds", "direction", "threshold", "tolerance", "n_seeds", "per", "needs"),
+    *("unmet", "by_construction", "reported"),
+)
 SPENT = "its minutes are spent; the same command goes on from here"
-Say = Callable[[str], None]
+CANCELLED = "it was cancelled; the same command goes on from here"
 
 
 class _Ended(Exception):
     """A proof ends before its last look; the message says why."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a call may spend, and whom it tells.
+
+    until: when its minutes are spent, by time.monotonic(). say: gets a line for each event. progress: is called with
+    the cells done and in all of the run that goes on, about once a second. stop: cancels the proof when it is set.
+    """
+
+    until: float | None = None
+    say: Callable[[str], None] = lambda line: None
+    progress: Callable[[int, int], None] | None = None
+    stop: Event | None = None
+
+    def left(self) -> float | None:
+        """Seconds; _Ended where there are none, or the proof was cancelled."""
+        if self.stop is not None and self.stop.is_set():
+            raise _Ended(CANCELLED)
+        if self.until is None:
+            return None
+        if (left := self.until - time.monotonic()) <= 0:
+            raise _Ended(SPENT)
+        return left
 
 
 def prove(
@@ -39,84 +68,89 @@ def prove(
     preset: str | None = None,
     seeds: int = 24,
     minutes: float | None = None,
-    say: Say = lambda line: None,
+    say: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int], None] | None = None,
+    stop: Event | None = None,
 ) -> dict[str, Any]:
     """Prove one claim; the ledger, with `verdict`, `why`, and each look's interval.
 
     preset: None takes that of the result that stands. seeds: at most. minutes: at most, of this call; a later one goes
-    on. `ended` says why a proof has ended before its last look, where it has. InputError for a claim that no chapter
-    has or that seeds cannot decide, a budget of nothing, and a proof that was begun with another number of seeds.
+    on. say, progress, stop: see `Means`. `ended` says why a proof has ended before its last look, where it has.
+    InputError for a claim that no chapter has or that seeds cannot decide, a budget of nothing, and a proof that was
+    begun with another number of seeds.
     """
     check_minutes(minutes)
+    ledger, path = begin(id, preset, seeds)
     one, claim = find(id)
-    preset = preset or _standing_preset(id)
-    if preset == "test":
-        raise InputError("preset is 'test', whose figures are no evidence; a proof takes cpu or a larger one.")
-    at = sequential.looks(seeds, max(sequential.FEWEST, claim.needs.get("seeds", 0)))
-    (base,) = runner.plan([one.id], preset, given={"seeds": 1})
-    ledger = _ledger(one, claim, preset, base["params"], at)
-    path = _path(one, id, preset)
-    until = None if minutes is None else time.monotonic() + 60 * minutes
+    means = Means(None if minutes is None else time.monotonic() + 60 * minutes, say, progress, stop)
     ended = ""
     try:
-        _walk(ledger, path, one, claim, until, say)
+        _walk(ledger, path, one, claim, means)
     except _Ended as why:
         ended = str(why)
         say(f"{id}: {ended}")
     return ledger | {"ended": ended, "ledger": str(path)}
 
 
-def _walk(ledger: dict, path: Path, one: Chapter, claim: Claim, until: float | None, say: Say) -> None:
+def begin(id: str, preset: str | None = None, seeds: int = 24) -> tuple[dict[str, Any], Path]:
+    """The ledger of a proof, begun before or to begin, and its file; all that is given is checked, as in `prove`."""
+    one, claim = find(id)
+    preset = preset or _standing_preset(id)
+    if preset == "test":
+        raise InputError("preset is 'test', whose figures are no evidence; a proof takes cpu or a larger one.")
+    at = sequential.looks(seeds, max(sequential.FEWEST, claim.needs.get("seeds", 0)))
+    (base,) = runner.plan([one.id], preset, given={"seeds": 1})
+    return _ledger(one, claim, preset, base["params"], at), _path(one, id, preset)
+
+
+def _walk(ledger: dict, path: Path, one: Chapter, claim: Claim, means: Means) -> None:
     """Look after look; the ledger holds each as soon as it is there."""
     if ledger["spare"] is None:
-        ledger["first"] = _run(one, ledger, only.KNOWN, {}, until, say)
+        ledger["first"] = _run(one, ledger, only.KNOWN, {}, means)
         ledger["spare"] = _spare(one, claim, ledger["first"]["arms"])
         write_json(path, ledger)
     for n, level in zip(ledger["at"], ledger["levels"], strict=True):
         done = next((look for look in ledger["looks"] if look["seeds"] == n), None)
         if done is None:
-            done = _look(ledger, one, claim, n, level, until, say)
+            done = _look(ledger, one, claim, n, level, means)
             ledger["looks"].append(done)
+            ledger |= {name: done[name] for name in ("verdict", "why", "value", "low", "high")}
             write_json(path, ledger)
-            say(f"{claim.id}, {n} of at most {ledger['at'][-1]} seeds: {done['verdict']}; {done['why']}")
-        ledger |= {name: done[name] for name in ("verdict", "why", "value", "low", "high")}
+            means.say(f"{claim.id}, {n} of at most {ledger['at'][-1]} seeds: {done['verdict']}; {done['why']}")
         if done["verdict"] != UNDECIDED:
             return
 
 
-def _look(
-    ledger: dict, one: Chapter, claim: Claim, n: int, level: float, until: float | None, say: Say
-) -> dict[str, Any]:
+def _look(ledger: dict, one: Chapter, claim: Claim, n: int, level: float, means: Means) -> dict[str, Any]:
     """What n seeds say, at this look's level."""
-    found = _run(one, ledger, n, ledger["spare"], until, say)
+    found = _run(one, ledger, n, ledger["spare"], means)
     if ledger["spare"] and not _same(ledger["first"], found):
-        say(f"{claim.id} reads more arms than it names: all of them are computed")
+        means.say(f"{claim.id} reads more arms than it names: all of them are computed")
         ledger["spare"] = {}
-        found = _run(one, ledger, n, {}, until, say)
+        found = _run(one, ledger, n, {}, means)
     measure = found.pop("measure")
     arms = {grid: {"arms": sorted(arms), "seeds": n} for grid, arms in found.pop("arms").items()}
-    kept = {"seeds": n, "level": level, "values": measure["values"], "gates": found.pop("gates"), "cells": arms}
+    kept = {"seeds": n, "level": level, "gates": found.pop("gates"), "cells": arms}
+    kept["measure"] = {name: measure[name] for name in JUDGED_FROM}
     return kept | sequential.judge(measure, level) | found
 
 
 def _run(
-    one: Chapter, ledger: Mapping[str, Any], n: int, spare: Mapping[str, Sequence[str]], until: float | None, say: Say
+    one: Chapter, ledger: Mapping[str, Any], n: int, spare: Mapping[str, Sequence[str]], means: Means
 ) -> dict[str, Any]:
     """One run of the chapter on n seeds: the claim's measure, its gates, the arms that were computed, its record."""
     id = ledger["claim"]
     (job,) = runner.plan([one.id], ledger["preset"], given={"seeds": n})
     asked = {"claims": [id], "spare": {name: list(arms) for name, arms in spare.items()}}
-    left = None if until is None else until - time.monotonic()
-    if left is not None and left <= 0:
-        raise _Ended(SPENT)
     job |= {
-        "timeout": left,
-        "folders": job["folders"] | {"VLWS_RUNS": str(_folder())},
+        "timeout": means.left(),
+        "folders": job["folders"] | {"VLWS_RUNS": str(proved.folder())},
         "env": {only.VARIABLE: json.dumps(asked)},
     }
-    record = runner.execute(job, runner.progress_lines(f"{id}, {n} seeds", say))
-    if record["status"] == "timeout":
-        raise _Ended(SPENT)
+    progress = means.progress or runner.progress_lines(f"{id}, {n} seeds", means.say)
+    record = runner.execute(job, progress, stop=means.stop)
+    if record["status"] in ("timeout", "cancelled"):
+        raise _Ended(SPENT if record["status"] == "timeout" else CANCELLED)
     if record["status"] != "ok":
         error = record["first_error"] or {}
         raise _Ended(
@@ -254,20 +288,17 @@ def _parsed(code: str) -> ast.Module | None:
 # --- the ledger -------------------------------------------------------------------------------------------------------
 
 
-def _folder() -> Path:
-    return paths.runs() / "proofs"
-
-
 def _path(one: Chapter, id: str, preset: str) -> Path:
-    return _folder() / one.slug / f"{id}.{preset}.json"
+    return proved.folder() / one.slug / f"{id}.{preset}.json"
 
 
 def _ledger(one: Chapter, claim: Claim, preset: str, params: Mapping[str, Any], at: tuple[int, ...]) -> dict[str, Any]:
     """The ledger of a proof, begun or to begin."""
-    key = records.key(one, {name: value for name, value in params.items() if name != "seeds"})
+    params = {name: value for name, value in params.items() if name != "seeds"}
+    key = records.key(one, params)
     path = _path(one, claim.id, preset)
     known = read_json(path)
-    if isinstance(known, dict) and known.get("key") == key and known.get("schema") == SCHEMA:
+    if isinstance(known, dict) and known.get("key") == key and known.get("schema") == proved.SCHEMA:
         if known["at"] != list(at):
             raise InputError(
                 f"{claim.id} was begun with at most {known['at'][-1]} seeds, and {at[-1]} were given; what its "
@@ -275,13 +306,14 @@ def _ledger(one: Chapter, claim: Claim, preset: str, params: Mapping[str, Any], 
             )
         return known
     return {
-        "schema": SCHEMA,
+        "schema": proved.SCHEMA,
         "claim": claim.id,
         "says": claim.says,
         "metric": claim.metric,
         "wanted": verdicts.wanted(claim),
         "slug": one.slug,
         "preset": preset,
+        "params": params,
         "key": key,
         "at": list(at),
         "levels": sequential.levels(at),

@@ -38,7 +38,7 @@ def prove_command(
         raise InputError("--all needs --minutes, how long it may take.")
     prove.check_minutes(minutes)
     for id in claims or ():
-        prove.find(id)  # all that is given is checked before any work
+        prove.begin(id, preset, seeds)  # all that is given is checked before any work
     began = time.monotonic()
     done: list[dict[str, Any]] = []
     for id in claims or prove.open_claims(minutes or 0.0, seeds):

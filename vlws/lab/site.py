@@ -185,6 +185,7 @@ def _index(shown: list[Shown], rows: list[Row], stands: dict[str, Row], **more: 
         best = next(
             (r for r in candidates if known and (r.source, r.preset) == (known.source, known.preset)), candidates[0]
         )
+        best.proof = known.proof if known else None
         claims.append((best, [row for row in candidates if row is not best]))
     best_rows = [best for best, _ in claims]
     return page.render(
@@ -263,7 +264,7 @@ def _csv(rows: list[Row]) -> str:
     target = io.StringIO()
     writer = csv.DictWriter(target, fieldnames=list(Row.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(asdict(row) | {"proof": (row.proof or {}).get("said")} for row in rows)
     return target.getvalue()
 
 

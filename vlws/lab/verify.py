@@ -10,7 +10,7 @@ from typing import Any
 from vlws import verdicts
 from vlws.display import number
 from vlws.errors import InputError
-from vlws.lab import compare, evidence, seal
+from vlws.lab import compare, evidence, proof_checks, seal
 from vlws.lab.checks import DIFFERS, OK, UNKNOWN, Check, of_evidence, told
 from vlws.lab.evidence import NOT_MEASURED, Row
 from vlws.lab.seal import Evidence, Sealed
@@ -19,7 +19,7 @@ LARGEST = 200_000_000  # bytes of a page that is read
 
 
 def verify(target: str) -> dict[str, Any]:
-    """All checks of a page (.html), a published result (.json), or a run (what `vlws compare` takes).
+    """All checks of a page (.html), a published result or a proof (.json), or a run (what `vlws compare` takes).
 
     Returns {target, kind, ok, checks: [{check, result, said, run_id}], again}; ok: nothing differs. again: the command
     that makes the experiment again. Raises InputError where the target is none of these.
@@ -43,8 +43,11 @@ def of_page(path: Path) -> dict[str, Any]:
 
 
 def of_result(path: Path) -> dict[str, Any]:
-    """The checks of a published result."""
+    """The checks of a published result, or of a proof."""
     read_bytes(path)
+    if ledger := proof_checks.read(path):
+        checks = proof_checks.of_ledger(ledger)
+        return summary(str(path), "proof", [], checks) | {"again": [proof_checks.command_of(ledger)]}
     one = seal.of_result(seal.read_result(path))
     return summary(str(path), "published result", [one], of_evidence(one, path.resolve()))
 

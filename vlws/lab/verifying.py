@@ -15,11 +15,11 @@ from vlws.lab.terminal import aligned, answer, width
 def verify_command(
     target: Annotated[
         str,
-        typer.Argument(help="A page (.html), a result (.json), an archive (.zip), a run id, or NN@preset."),
+        typer.Argument(help="A page (.html), a result or proof (.json), an archive (.zip), a run id, or NN@preset."),
     ],
     as_json: Json = False,
 ) -> None:
-    """Check a page, a run, a result or an archive: its numbers are computed again, and held against all that is here.
+    """Check a page, a run, a result, a proof or an archive: its numbers computed again, and held against what is here.
 
     One line per check: ok, differs (what and where), or cannot be re-derived (why). Exit code 1 where something
     differs.
