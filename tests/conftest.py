@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -234,6 +235,7 @@ def _jupyterlab(folder: Path, *command: str, token: str = "", **env: str) -> Ite
         else:
             raise AssertionError("JupyterLab did not start:\n" + "".join(said[-20:]))
         threading.Thread(target=server.stderr.read, daemon=True).start()  # a full pipe would stop the server
+        _await_port(port)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
@@ -242,6 +244,18 @@ def _jupyterlab(folder: Path, *command: str, token: str = "", **env: str) -> Ite
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
+
+
+def _await_port(port: int, seconds: float = 60) -> None:
+    """Until a server listens: JupyterLab says that it is running shortly before it does."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, f"nothing listens on port {port}"
+            time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

@@ -282,13 +282,25 @@ def test_what_is_no_notebook_is_refused(root, change, why):
     assert file.read_bytes() == before
 
 
-def test_a_broken_file_is_not_written_over(root):
+@pytest.mark.parametrize("broken", ["<<<<<<< HEAD", "{}", "[]"])
+def test_a_broken_file_is_not_written_over(root, broken):
     lab, file = Lab(root), root / "notebooks" / NAME
     book = lab.open()
-    file.write_text("<<<<<<< HEAD")
+    file.write_text(broken)
     with pytest.raises(HTTPError, match=r"04_a\.ipynb is not saved: on disk it is no notebook"):
         lab.save(book)
-    assert file.read_text() == "<<<<<<< HEAD"
+    assert file.read_text() == broken
+
+
+def test_a_disk_that_refuses_is_told_of_and_nothing_is_saved(root):
+    lab, file = Lab(root), root / "notebooks" / NAME
+    before = file.read_bytes()
+    book = executed(lab.open())
+    book.cells[1].source = "x = 9"
+    (root / ".cache").write_text("a file where the folder belongs")
+    with pytest.raises(HTTPError, match=r"04_a\.ipynb is not saved: File exists|Not a directory"):
+        lab.save(book)
+    assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize("broken", ["", "[1]", '{"x": 1}', "{"])

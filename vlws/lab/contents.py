@@ -174,7 +174,10 @@ class ChapterContents(AsyncLargeFileManager):
         given = _valid(slug, model["content"])
         trusted = self.notary.check_cells(given)
         kept, own = apart(given, committed)
-        write_own(own_file(slug), own)
+        try:
+            write_own(own_file(slug), own)
+        except OSError as error:
+            raise HTTPError(500, f"{slug}.ipynb is not saved: {error.strerror} ({error.filename}).") from None
         if trusted:
             self.notary.sign(together(kept, own))
         if kept == committed:
@@ -195,7 +198,7 @@ class ChapterContents(AsyncLargeFileManager):
 def _read(file: Path) -> NotebookNode:
     try:
         return nbformat.read(file, as_version=4)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:  # what nbformat raises
         reason = " ".join(str(error).splitlines()[:1])
         raise HTTPError(
             400, f"{file.name} is not saved: on disk it is no notebook ({reason}); save under another name."

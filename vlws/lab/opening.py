@@ -22,7 +22,8 @@ def lab_command(context: typer.Context, as_json: Json = False) -> None:
     """Open JupyterLab on the notebooks, with a panel that runs the open chapter and shows its claims.
 
     Arguments go on to `jupyter lab`, and come before what is set here. What you execute is kept in .cache/lab; a
-    committed chapter keeps the outputs that it has. With --json the settings are told and nothing is started.
+    committed chapter keeps the outputs that it has. With --json the command and the settings are told and nothing is
+    started.
     Examples: vlws lab; vlws lab --no-browser --port 9000; vlws lab --json
     """
     if find_spec("jupyterlab") is None:

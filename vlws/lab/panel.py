@@ -1,8 +1,9 @@
 """The extension of the Jupyter server behind the panel of JupyterLab: the open chapter, its runs, and its claims.
 
 The panel itself is `labextensions/vlws/static/panel.js`. Runs are ordinary runs of the workspace that end with the
-server (`vlws.lab.background`); who may ask is decided by the server's own authentication; what is told of runs is
-cleaned text (`vlws.lab.guards`). Every refusal is one sentence.
+server (`vlws.lab.background`), one at a time, or two from MANY_CORES on; a further one is refused, and the form says
+so. Who may ask is decided by the server's own authentication; what is told of runs is cleaned text
+(`vlws.lab.guards`). Every refusal is one sentence.
 """
 
 import asyncio

@@ -445,6 +445,7 @@
           row.why && !["supported", "opposed", "undecided"].includes(row.verdict)
             ? h("p.vlws-muted", {}, row.why)
             : null,
+          row.proof ? h("p.vlws-muted", {}, `proved: ${row.proof.said}`) : null,
         );
       }
 
