@@ -104,7 +104,7 @@ def test_at_its_threshold_a_claim_stays_undecided_to_the_last_look(workspace, ex
     found = prove.prove("01.C1", preset="gpu", seeds=5, say=said.append)
     assert [look["verdict"] for look in found["looks"]] == ["undecided", "undecided"]
     assert executed == [2, 3, 5]
-    assert any("3 of at most 5 seeds: undecided; the 97" in line for line in said)
+    assert any("3 of at most 5 seeds: undecided; the 97 % interval" in line for line in said)
     assert not list((workspace / "runs").glob("*/*/run.json"))  # no run that others would take for evidence
     with pytest.raises(InputError, match=r"begun with at most 5 seeds, and 8 were given.*go on with --seeds 5"):
         prove.prove("01.C1", preset="gpu", seeds=8)
@@ -189,7 +189,7 @@ def test_the_command_tells_the_chain_of_evidence_and_a_run_that_failed(workspace
             ["01.C1", "--preset", "test"],
             "preset is 'test', whose figures are no evidence; a proof takes cpu or a larger",
         ),
-        (["01.C1", "--preset", "huge"], "no preset 'huge'; there are"),
+        (["01.C1", "--preset", "huge"], "no preset 'huge'; chapter 01 has cpu, full, gpu, real."),
     ],
 )
 def test_bad_input_is_one_sentence(workspace, arguments, sentence):

@@ -103,5 +103,5 @@ def judge(measure: Mapping[str, Any], level: float) -> dict[str, Any]:
     low, high = interval(measure, level)
     word, why = verdicts.verdict(measure, low, high)
     if low is not None:
-        why = why.replace("the interval", f"the {100 * (1 - level):.4g} % interval of this look", 1)
+        why = why.replace("the interval", f"the {100 * (1 - level):.3g} % interval of this look", 1)
     return {"value": float(np.mean(measure["values"])), "low": low, "high": high, "verdict": word, "why": why}
