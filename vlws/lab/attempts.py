@@ -107,11 +107,25 @@ def on_worker(job: Job) -> Outcome:
             with suppress(OSError):
                 cells.write_text(f"{n}/{total}")
 
+    pool = os.getppid()
     try:
         return attempt(job, progress)
     finally:
         with suppress(OSError):
             cells.unlink(missing_ok=True)
+        if os.getppid() != pool:
+            _clear_away()
+
+
+def _clear_away() -> None:
+    """End what a pool of workers that was killed under us has left in its process group: nobody else does."""
+    import psutil
+
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            orphan = process.ppid() == os.getppid() and os.getpgid(process.pid) == os.getpgrp()
+            if orphan and process.pid != os.getpid():
+                process.terminate()
 
 
 def _leave(*_: object) -> None:

@@ -13,15 +13,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from vlws import paths
 from vlws.errors import InputError
-from vlws.lab import executors, guards, kernel, records, runner
+from vlws.lab import attempts, executors, guards, kernel, records, runner
 from vlws.lab.chapters import chapter as find
 
 GRACE = 20.0  # seconds that a cancelled run has to write its record before it is killed
@@ -88,6 +89,8 @@ class Runs:
                     f"the budget of {self.budget / 60:g} minutes is spent; the server starts no further run."
                 )
             run = Run(handle, job, time.monotonic())
+            if force:
+                job["since"] = datetime.now(UTC).isoformat(timespec="milliseconds")
             run.process = self._process(job)
             run.follower = threading.Thread(target=self._follow, args=[run], daemon=True)
             self.known[handle] = run
@@ -132,7 +135,7 @@ class Runs:
         for line in process.stdout:
             said = json.loads(line)
             run.cells, run.limit = tuple(said.get("cells", run.cells)), said.get("limit", run.limit)
-            run.fault = said.get("fault")
+            run.fault, run.run_id = said.get("fault"), said.get("run_id", run.run_id)
         process.wait()
         with self.lock:
             run.seconds = run.elapsed()
@@ -252,11 +255,20 @@ def main() -> None:
             print(json.dumps(said), flush=True)
 
     threading.Thread(target=listen, daemon=True).start()
-    try:
-        runner.execute(job, progress=lambda n, total: say(cells=[n, total], limit=job["timeout"]), stop=stop)
-    except OSError as error:
-        say(fault=f"{error.strerror or error} ({error.filename})")
+    outcome = _attempted(job, stop, lambda n, total: say(cells=[n, total], limit=job["timeout"]))
+    if outcome.fault:
+        say(fault=f"{outcome.fault.strerror or outcome.fault} ({outcome.fault.filename})")
+    if outcome.record and outcome.record.get("skipped"):  # another process ran it meanwhile
+        say(run_id=outcome.record["run_id"])
     os._exit(0)  # the thread still reads stdin
+
+
+def _attempted(job: dict[str, Any], stop: threading.Event, progress: Callable[[int, int], None]) -> attempts.Outcome:
+    """What came of the job; while another process runs it, it is waited for within the time that this run may take."""
+    outcome, waited = attempts.attempt(job, progress, stop), time.monotonic()
+    while outcome.held is not None and not stop.wait(1.0) and time.monotonic() - waited < job["timeout"]:
+        outcome = attempts.attempt(job, progress, stop)
+    return outcome
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """Workers on a cluster, through Parsl: its providers reach Slurm, PBS, Kubernetes and the machine itself."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -32,13 +35,14 @@ def parsl(run: Callable[[Job], Any], config: Path) -> Iterator[Submit]:
     # Parsl finds its own programs by PATH, which names the environment's only where that is active
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     try:
-        kernel = library.load(loaded)
+        with _unheard(signal.SIGINT):
+            kernel = library.load(loaded)
     except Exception as error:
         _clear(library)
         raise InputError(f"Parsl cannot start what {config} configures: {_said(error)}") from None
     try:
         with _ended_with_us(kernel):
-            yield lambda job: _submit(library, kernel, run, job)
+            yield _Executors(library, kernel, run).submit
     finally:
         kernel.cleanup()
 
@@ -61,11 +65,35 @@ def read_config(path: Path) -> Any:
     return scope["config"]
 
 
-def _submit(library: Any, kernel: Any, run: Callable[[Job], Any], job: Job) -> Future:
-    """Submit to the executors that are well; to all of them where none is."""
-    labels = [label for label in kernel.executors if label != "_parsl_internal"]
-    well = [label for label in labels if not getattr(kernel.executors[label], "bad_state_is_set", False)]
-    return library.python_app(run, data_flow_kernel=kernel, executors=well or labels)(job)
+@contextmanager
+def _unheard(number: int) -> Iterator[None]:
+    """While it lasts a signal is ignored, and for good by the processes that are started: Ctrl-C is ours to answer."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+class _Executors:
+    """The executors of a running Parsl: a job goes to that of those that are well which has the fewest."""
+
+    def __init__(self, library: Any, kernel: Any, run: Callable[[Job], Any]) -> None:
+        self.library, self.kernel, self.run = library, kernel, run
+        self.labels = [label for label in kernel.executors if label != "_parsl_internal"]
+        self.given: dict[Future, str] = {}
+
+    def submit(self, job: Job) -> Future:
+        executors = self.kernel.executors
+        well = [label for label in self.labels if not getattr(executors[label], "bad_state_is_set", False)]
+        busy = Counter(label for future, label in self.given.items() if not future.done())
+        label = min(well or self.labels, key=lambda label: busy[label])
+        future = self.library.python_app(self.run, data_flow_kernel=self.kernel, executors=[label])(job)
+        self.given[future] = label
+        return future
 
 
 def does_not_start(error: BaseException) -> bool:
