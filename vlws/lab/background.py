@@ -241,13 +241,13 @@ def _wait_or_kill(process: subprocess.Popen) -> None:
 def main() -> None:
     """Execute the job on stdin; cells done, and what kept a record from being written, go to stdout as JSON lines."""
     job = json.loads(sys.stdin.readline())
-    stop, began = threading.Event(), time.time()
+    job["began"], stop = time.time(), threading.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, lambda *_: stop.set())
 
     def listen() -> None:
         for line in sys.stdin:
-            job["timeout"] = time.time() - began + float(line)
+            job["timeout"] = time.time() - job["began"] + float(line)
         stop.set()
 
     def say(**said: Any) -> None:
@@ -265,8 +265,10 @@ def main() -> None:
 
 def _attempted(job: dict[str, Any], stop: threading.Event, progress: Callable[[int, int], None]) -> attempts.Outcome:
     """What came of the job; while another process runs it, it is waited for within the time that this run may take."""
-    outcome, waited = attempts.attempt(job, progress, stop), time.monotonic()
-    while outcome.held is not None and not stop.wait(1.0) and time.monotonic() - waited < job["timeout"]:
+    outcome = attempts.attempt(job, progress, stop)
+    while outcome.held is not None and not stop.wait(1.0) and job["timeout"] > 0:
+        waited = time.time() - job["began"]
+        job |= {"began": job["began"] + waited, "timeout": job["timeout"] - waited}
         outcome = attempts.attempt(job, progress, stop)
     return outcome
 

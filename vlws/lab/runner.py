@@ -130,16 +130,18 @@ def through(
     slots: int | None = None,
     width: int | None = None,
     parsl: Path | None = None,
+    runs: Path | None = None,
     say: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
     """`run` without a look at what had finished before.
 
     number: of the jobs, at most. width: how many are taken of `jobs` before a record is yielded; None: all.
+    runs: the folder of the jobs' runs, where it is another.
     """
     faults: list[OSError] = []
     with ExitStack() as stack:
         if parsl:
-            submit, look, prepared = stack.enter_context(_on_cluster(parsl, jobs, say))
+            submit, look, prepared = stack.enter_context(_on_cluster(parsl, jobs, runs or paths.runs(), say))
         else:
             submit, look, prepared = stack.enter_context(executors.local(_with_bar, number, slots)), None, iter(jobs)
         ended = 0
@@ -181,14 +183,14 @@ def _line(record: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _on_cluster(
-    config: Path, jobs: Iterable[executors.Job], say: Callable[[str], None]
+    config: Path, jobs: Iterable[executors.Job], runs: Path, say: Callable[[str], None]
 ) -> Iterator[tuple[executors.Submit, sweeping.Look, Iterator[executors.Job]]]:
     """What submits to a cluster, what looks at it, and the jobs with what a worker must know.
 
     While it lasts this process holds a name; a run on a worker ends once that is gone. So, where this is interrupted,
     the runs are given time to record that they were cancelled, before the blocks are ended.
     """
-    folder = paths.runs() / holding.FOLDER
+    folder = runs / holding.FOLDER
     name = f"driver-{secrets.token_hex(6)}"
     submitted: dict[str, executors.Job] = {}
 
