@@ -100,7 +100,7 @@ def test_slurm_gets_a_script_that_runs_the_workers(workspace, slurm):
     said = [Path(row["folder"], "stdout.log").read_text().split() for row in rows]
     assert all(name.startswith("parsl.slurm.") and id.isdigit() for name, id in said)  # the run was in a job of Slurm
     script = (slurm / "script-1").read_text()
-    for line in ("--partition=short", "--nodes=1", "--time=01:00:00", "--cpus-per-task=2"):
+    for line in ("--partition=short", "--nodes=1", "--time=60", "--cpus-per-task=2"):
         assert f"#SBATCH {line}" in script
     assert f"export PATH={Path(sys.prefix, 'bin')}:$PATH" in script
     assert "process_worker_pool.py" in script
@@ -121,16 +121,19 @@ def test_pbs_gets_what_it_is_to_get(workspace, monkeypatch):
     (executor,) = config.executors
     programs = workspace / "programs"
     programs.mkdir()
-    (programs / "qsub").write_text(f'#!/bin/sh\ncp "$1" {workspace}/script\necho 7.here\n')
+    (programs / "qsub").write_text(
+        f'#!/bin/sh\necho "$@" > {workspace}/asked\nfor last; do :; done\ncp "$last" {workspace}/script\necho 7.here\n'
+    )
     (programs / "qsub").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     executor.provider.script_dir = str(workspace)
     assert executor.provider.submit("echo the workers", 1) == "7.here"
     script = (workspace / "script").read_text()
-    for line in ("-l walltime=01:00:00", "-l select=1:ncpus=2", "-q workq"):
+    for line in ("-l walltime=01:00:00", "-l select=1:ncpus=2"):
         assert f"#PBS {line}" in script
     assert f"export PATH={Path(sys.prefix, 'bin')}:$PATH" in script
     assert "echo the workers" in script
+    assert "-q workq" in (workspace / "asked").read_text()
 
 
 def test_kubernetes_gets_a_pod_with_the_workspace(workspace, monkeypatch):

@@ -169,9 +169,10 @@ def _recorded(job: executors.Job, outcome: Outcome) -> dict[str, Any]:
         return outcome.record
     if outcome.refused:
         return execution.never_run(job, "failed", "Refused", outcome.refused)
-    begun = next((r for r in attempts.known(job) if r["status"] in ("running", "dead")), None)
-    error = records.error_of("Lost", outcome.lost)
-    return records.bury(begun, error) if begun else execution.never_run(job, "dead", "Lost", outcome.lost)
+    begun = next((record for record in attempts.known(job) if record["status"] == "running"), None)
+    if begun and holding.holder(attempts.held_in(job), job["key"]) is None:
+        return records.bury(begun, records.error_of("Lost", outcome.lost))
+    return execution.never_run(job, "dead", "Lost", outcome.lost)
 
 
 def _line(record: Mapping[str, Any]) -> str:
@@ -193,10 +194,12 @@ def _on_cluster(
     folder = runs / holding.FOLDER
     name = f"driver-{secrets.token_hex(6)}"
     submitted: dict[str, executors.Job] = {}
+    needs: dict[str, Any] = {}  # of each chapter
 
     def prepared() -> Iterator[executors.Job]:
         for job in jobs:
-            submitted[job["key"]] = {"made_by": job["key"], **job, "driver": name, "needs": attempts.needs(job)}
+            of = needs.get(job["slug"]) or needs.setdefault(job["slug"], attempts.needs(job))
+            submitted[job["key"]] = {"made_by": job["key"], **job, "driver": name, "needs": of}
             yield submitted[job["key"]]
 
     cluster.read_config(config)  # before anything is written
