@@ -35,7 +35,7 @@ for file in {place}/pid-*; do
 done
 exit 0
 """
-SCANCEL = """#!/bin/sh
+SCANCEL = """#!/bin/bash
 for id in "$@"; do kill -TERM -- -$(cat {place}/pid-$id); done
 """
 
