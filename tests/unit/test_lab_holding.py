@@ -77,6 +77,21 @@ def test_another_machine_is_dead_once_it_has_been_silent_for_the_stated_time(tmp
     only.release()
 
 
+def test_what_another_has_taken_over_meanwhile_is_not_taken_from_it(tmp_path, monkeypatch):
+    elsewhere(tmp_path / "k", 1000)
+    real, others = holding._take_over, []
+
+    def late(path, dead, me):
+        monkeypatch.setattr(holding, "_take_over", real)
+        others.append(holding.take(tmp_path, "k"))
+        return real(path, dead, me)
+
+    monkeypatch.setattr(holding, "_take_over", late)
+    assert holding.take(tmp_path, "k") is None
+    assert holding.holder(tmp_path, "k")["token"] == others[0].token
+    others[0].release()
+
+
 def test_a_broken_hold_counts_by_its_age(tmp_path):
     (tmp_path / "k").write_text("{")
     assert holding.take(tmp_path, "k") is None

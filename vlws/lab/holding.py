@@ -37,7 +37,7 @@ class Hold:
     def _beat(self) -> None:
         while not self._ended.wait(BEAT):
             with suppress(OSError):  # a file server that is away for a while
-                if (read_json(self.path) or {}).get("token") != self.token:
+                if _told(self.path).get("token") != self.token:
                     self.lost.set()
                     return
                 os.utime(self.path)
@@ -53,7 +53,7 @@ class Hold:
                 return  # one is about to
             except OSError:
                 mark = self.path  # a full disk
-            if (read_json(self.path) or {}).get("token") == self.token:
+            if _told(self.path).get("token") == self.token:
                 self.path.unlink()
             mark.unlink(missing_ok=True)
 
@@ -73,25 +73,33 @@ def take(folder: Path, name: str, **about: Any) -> Hold | None:
         _create(path, json.dumps(me).encode())
         return Hold(path, me["token"])
     except FileExistsError:
-        return None if holder(folder, name) else _take_over(path, me)
+        found = _told(path)
+        return None if _lives(path, found) else _take_over(path, found.get("token", ""), me)
 
 
 def holder(folder: Path, name: str) -> dict[str, Any] | None:
     """Who holds a name: host, pid, token, and what it told about itself; None where nobody does, or a dead one."""
     path = folder / name
+    found = _told(path)
+    return {"host": "another machine", "pid": 0, "token": ""} | found if _lives(path, found) else None
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """What a hold says; nothing where it is missing, broken, or just being written."""
     found = read_json(path)
-    found = found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _lives(path: Path, found: Mapping[str, Any]) -> bool:
+    """Whether the holder that was found lives; False where the hold is gone."""
     try:
-        if found.get("where") == _where():
-            return found if process_lives(found) else None
-        return {"host": "another machine", "pid": 0, "token": ""} | found if _age(path) < STALE else None
+        return process_lives(found) if found.get("where") == _where() else _age(path) < STALE
     except FileNotFoundError:
-        return None
+        return False
 
 
-def _take_over(path: Path, me: dict[str, Any]) -> Hold | None:
-    """Take the hold of a dead one. Of several that try, the one that marks it first; the others wait."""
-    dead = (read_json(path) or {}).get("token", "")
+def _take_over(path: Path, dead: str, me: dict[str, Any]) -> Hold | None:
+    """Take the hold of one that was found dead, if it still is its. Of several that try, the first that marks it."""
     mark = _mark(path, dead)
     try:
         _create(mark, b"")
@@ -101,7 +109,7 @@ def _take_over(path: Path, me: dict[str, Any]) -> Hold | None:
                 mark.unlink()
         return None
     try:
-        if not path.exists() or (read_json(path) or {}).get("token", "") != dead:
+        if not path.exists() or _told(path).get("token", "") != dead:
             return None
         write_json(path, me)
         return Hold(path, me["token"])
