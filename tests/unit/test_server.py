@@ -21,7 +21,7 @@ from mcp.client.streamable_http import streamable_http_client
 from nbformat.v4 import new_code_cell, new_notebook
 
 from vlws.errors import InputError
-from vlws.lab import background, cli, guards, query, server
+from vlws.lab import background, cli, guards, holding, query, runner, server
 
 REPOSITORY = Path(__file__).parents[2]
 TOOLS = ["list_chapters", "describe_chapter", "claims", "compare_runs", "query_runs", "list_runs"]
@@ -314,6 +314,19 @@ def test_a_cancelled_run_leaves_no_process_and_the_next_may_start(served, runs, 
         os.killpg(group, 0)
     assert call(served, "cancel_run", run="run-1")["status"] == "cancelled"  # again: nothing happens
     assert call(served, "run_status", run=told["run_id"])["status"] == "cancelled"
+
+
+def test_a_run_that_another_process_makes_is_waited_for(served, runs, workspace):
+    (job,) = runner.plan(["01"])
+    with holding.take(workspace / "runs" / holding.FOLDER, job["key"]):
+        assert call(served, "run_chapter", chapter="01")["status"] == "starting"
+        (record,) = runner.run([job | {"key": "0" * 64}])  # what the other process has made by now
+        Path(record["folder"]).rename(folder := workspace / "runs" / "01_prints" / f"20260101T000000-{job['key'][:8]}")
+        record = json.loads((folder / "run.json").read_text()) | {"key": job["key"], "run_id": folder.name}
+        record["status"] = "ok"  # this chapter prints what it should not, and then fails
+        (folder / "run.json").write_text(json.dumps(record))
+    assert ended(served, "run-1")["run_id"] == folder.name
+    assert len(list(workspace.glob("runs/01_prints/*/run.json"))) == 1
 
 
 def test_a_run_that_does_not_obey_is_killed(served, runs, workspace, monkeypatch):

@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from vlws import paths
 from vlws.errors import InputError
-from vlws.lab import executors, guards, kernel, proved, records, runner
+from vlws.lab import attempts, executors, guards, kernel, proved, records, runner
 from vlws.lab import prove as proofs
 from vlws.lab.chapters import chapter as find
 
@@ -83,6 +84,8 @@ class Runs:
         with self.lock:
             if not force and (done := runner.finished().get(job["key"])):
                 return self._same(job) or self._known(job, run_id=done["run_id"])
+            if force:
+                job["since"] = datetime.now(UTC).isoformat(timespec="milliseconds")
             return self._begin(job)
 
     def prove(self, claim: str, preset: str | None = None, seeds: int = 24) -> Run:
@@ -165,7 +168,7 @@ class Runs:
             said = json.loads(line)
             run.cells, run.limit = tuple(said.get("cells", run.cells)), said.get("limit", run.limit)
             run.line, run.state = said.get("line", run.line), said.get("state")
-            run.fault = said.get("fault")
+            run.fault, run.run_id = said.get("fault"), said.get("run_id", run.run_id)
         process.wait()
         with self.lock:
             run.seconds = run.elapsed()
@@ -272,13 +275,13 @@ def _wait_or_kill(process: subprocess.Popen) -> None:
 def main() -> None:
     """Execute the job on stdin; cells done, and what kept a record from being written, go to stdout as JSON lines."""
     job = json.loads(sys.stdin.readline())
-    stop, began = threading.Event(), time.time()
+    job["began"], stop = time.time(), threading.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, lambda *_: stop.set())
 
     def listen() -> None:
         for line in sys.stdin:
-            job["timeout"] = time.time() - began + float(line)
+            job["timeout"] = time.time() - job["began"] + float(line)
         stop.set()
 
     def say(**said: Any) -> None:
@@ -287,22 +290,38 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     try:
-        if "claim" in job:
-            _prove(job, began, say, stop)
-        else:
-            runner.execute(job, progress=lambda n, total: say(cells=[n, total], limit=job["timeout"]), stop=stop)
+        _prove(job, say, stop) if "claim" in job else _run(job, say, stop)
     except OSError as error:
         say(fault=f"{error.strerror or error} ({error.filename})")
     os._exit(0)  # the thread still reads stdin
 
 
-def _prove(job: Mapping[str, Any], began: float, say: Callable[..., None], stop: threading.Event) -> None:
+def _run(job: dict[str, Any], say: Callable[..., None], stop: threading.Event) -> None:
+    """Execute a run; while another process runs the same, it is waited for within the time that this run may take."""
+    outcome = _attempted(job, stop, lambda n, total: say(cells=[n, total], limit=job["timeout"]))
+    if outcome.fault:
+        raise outcome.fault
+    if outcome.record and outcome.record.get("skipped"):  # another process ran it meanwhile
+        say(run_id=outcome.record["run_id"])
+
+
+def _attempted(job: dict[str, Any], stop: threading.Event, progress: Callable[[int, int], None]) -> attempts.Outcome:
+    """What came of the job; while another process runs it, it is waited for within the time that this run may take."""
+    outcome = attempts.attempt(job, progress, stop)
+    while outcome.held is not None and not stop.wait(1.0) and job["timeout"] > 0:
+        waited = time.time() - job["began"]
+        job |= {"began": job["began"] + waited, "timeout": job["timeout"] - waited}
+        outcome = attempts.attempt(job, progress, stop)
+    return outcome
+
+
+def _prove(job: Mapping[str, Any], say: Callable[..., None], stop: threading.Event) -> None:
     """Go on with a proof until its end or until the time that the job may take, which may change, is over."""
     spent = threading.Event()
 
     def progress(n: int, total: int) -> None:
         say(cells=[n, total], limit=job["timeout"])
-        if time.time() - began > job["timeout"]:
+        if time.time() - job["began"] > job["timeout"]:
             spent.set()
             stop.set()
 

@@ -1,40 +1,41 @@
-"""Where jobs run: slots of this machine, or a cluster through Parsl. A job is a dict; what runs it, a function."""
+"""The slots of this machine, in which jobs run. A job is a dict; what runs it, a function."""
 
 import os
 import queue
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from vlws.errors import InputError
 
 Job = dict[str, Any]
-Result = dict[str, Any]
+Submit = Callable[[Job], Future]
 
 
-def local(run: Callable[..., Result], jobs: Sequence[Job], slots: int | None) -> Iterator[Result]:
-    """Run jobs in `slots` places of this machine (None: one per two cores) and yield what each gave, as they end.
+@contextmanager
+def local(run: Callable[..., Any], jobs: int, slots: int | None) -> Iterator[Submit]:
+    """A function that submits a job to one of `slots` places of this machine (None: one per two cores).
 
-    A place is a share of the cores ($VLWS_WORKERS in the job's `env`: how many processes an experiment starts) and,
-    where there are GPUs, one of them. Each call is `run(job, slot=0.., stop=event)` in a thread; `stop` is set when
-    this generator is interrupted or closed, and what is running is waited for.
+    There are at most as many places as `jobs`. A place is a share of the cores ($VLWS_WORKERS in the job's `env`: how
+    many processes an experiment starts) and, where there are GPUs, one of them. Each call is `run(job, slot=0..,
+    stop=event)` in a thread. At the end of the block `stop` is set, what is running is waited for, and what has not
+    begun never does. InputError for fewer slots than one.
     """
     slots = max(1, cores() // 2) if slots is None else slots
     if slots < 1:
         raise InputError(f"jobs is {slots}; it must be at least 1.")
-    slots = min(slots, max(1, len(jobs)))
+    slots = min(slots, max(1, jobs))
     devices = gpus()
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(slots):
         free.put(slot)
     stop = threading.Event()
 
-    def call(job: Job) -> Result:
+    def call(job: Job) -> Any:
         slot = free.get()
         try:
             env = {"VLWS_WORKERS": os.environ.get("VLWS_WORKERS") or str(max(1, cores() // slots))}
@@ -48,39 +49,10 @@ def local(run: Callable[..., Result], jobs: Sequence[Job], slots: int | None) ->
 
     pool = ThreadPoolExecutor(slots)
     try:
-        pending: set[Future] = {pool.submit(call, job) for job in jobs}
-        while pending:
-            done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
+        yield lambda job: pool.submit(call, job)
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def parsl(run: Callable[..., Result], jobs: Sequence[Job], config: Path) -> Iterator[Result]:
-    """Run jobs through Parsl and yield what each gave, as they end.
-
-    `config`: a Python file that defines `config`, a `parsl.Config` (its providers reach Slurm, PBS, Kubernetes and the
-    machine itself); the nodes must see this workspace under the same path. Raises InputError where Parsl is not
-    installed or the file holds no `config`.
-    """
-    try:
-        import parsl as library
-    except ImportError:
-        raise InputError("--parsl needs Parsl, which is not installed; pip install 'vlws[cluster]'.") from None
-    if not config.is_file():
-        raise InputError(f"no Parsl configuration at {config}; give a Python file that defines `config`.")
-    scope: dict[str, Any] = {}
-    exec(compile(config.read_text(encoding="utf-8"), str(config), "exec"), scope)
-    if not isinstance(scope.get("config"), library.Config):
-        raise InputError(f"{config} does not define `config` as a parsl.Config.")
-    # Parsl finds its own programs by PATH, which names the environment's only where that is active
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    with library.load(scope["config"]):
-        app = library.python_app(run)
-        for future in as_completed([app(job) for job in jobs]):
-            yield future.result()
 
 
 def cores() -> int:

@@ -38,6 +38,10 @@ def main() -> None:
         from vlws.lab import only
 
         only.install(asked)
+    if asked := os.environ.get("VLWS_TUNE"):
+        from vlws.lab import tuned
+
+        tuned.install(asked)
 
     from ipykernel import kernelapp
     from IPython.core import application

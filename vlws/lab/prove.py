@@ -228,7 +228,7 @@ def open_claims(minutes: float, seeds: int) -> Iterator[str]:
             for m in result["measures"]:
                 n = verdicts.seeds_to_decide(m, seeds)
                 if n and m["id"] in known and not unprovable(one, known[m["id"]]) and result["seconds"] and arms:
-                    share = len(_named(one, known[m["id"]], _arms_of(result))) or arms
+                    share = len(named_arms(one, known[m["id"]], _arms_of(result))) or arms
                     costs[m["id"]] = result["seconds"] / m["n_seeds"] * (n * share / arms + only.KNOWN)
     yield from (id for id in sorted(costs, key=lambda id: costs[id]) if costs[id] <= 60 * minutes * executors.cores())
 
@@ -239,14 +239,14 @@ def _arms_of(result: Mapping[str, Any]) -> set[str]:
 
 def _spare(one: Chapter, claim: Claim, arms: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """experiment -> the arms that neither the claim nor its gates name; nothing where they name none at all."""
-    named = _named(one, claim, {arm for of in arms.values() for arm in of})
+    named = named_arms(one, claim, {arm for of in arms.values() for arm in of})
     if not named:
         return {}
     left = {grid: sorted(set(of) - named) for grid, of in arms.items()}
     return {grid: of for grid, of in left.items() if of}
 
 
-def _named(one: Chapter, claim: Claim, arms: set[str]) -> set[str]:
+def named_arms(one: Chapter, claim: Claim, arms: set[str]) -> set[str]:
     """The arms that a claim names: in its metric, in the calls that measure it and its gates, in what these are of."""
     trees = [tree for code in one.code if (tree := _parsed(code))]
     nodes = [node for tree in trees for node in ast.walk(tree)]

@@ -18,13 +18,14 @@ from typing import Any
 from vlws import mime, paths
 from vlws.errors import InputError
 from vlws.files import read_json, write_json
-from vlws.lab import executors
+from vlws.lab import executors, holding
 from vlws.lab.chapters import Chapter, chapter, read_values
 from vlws.lab.launch import versions
 from vlws.lab.parameters import PRESETS
 
 SCHEMA = 1
 PACKAGE = Path(__file__).resolve().parents[1]
+KILLED = {"cell": None, "ename": "Killed", "evalue": "the process that ran it was killed"}
 
 
 def key(chapter: Chapter, params: Mapping[str, Any]) -> str:
@@ -44,6 +45,17 @@ def key(chapter: Chapter, params: Mapping[str, Any]) -> str:
                 if file.is_file():
                     h.update(f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}".encode())
     return h.hexdigest()
+
+
+def parts(chapter: Chapter) -> dict[str, str]:
+    """What a chapter is made of, part for part: its cells, modules, files and pins, each with a hash."""
+    from vlws import fingerprint
+
+    found = {"its cells": json.dumps(chapter.code).encode()}
+    found |= {module: fingerprint.module_source(module) for module in _modules(chapter.code)}
+    found |= {_named(file): file.read_bytes() for file in _files(chapter.slug, chapter.code, chapter.backbones)}
+    found["constraints.txt"] = "".join(_pins(fingerprint.VERSIONS)).encode()
+    return {name: hashlib.sha256(content).hexdigest()[:16] for name, content in found.items()}
 
 
 @cache
@@ -125,7 +137,7 @@ def records(slug: str | None = None) -> list[dict[str, Any]]:
             _tell_of(path)
             continue
         if record["status"] == "running" and not _alive(record):
-            record |= {"status": "dead", "first_error": error_of("Killed", "the process that ran it was killed")}
+            record |= {"status": "dead", "first_error": dict(KILLED)}
         found.append(record | {"folder": str(path.parent)})
     return sorted(found, key=lambda record: record["started"], reverse=True)
 
@@ -155,7 +167,7 @@ def settle() -> None:
         path = Path(record["folder"]) / "run.json"
         if record["status"] == "dead" and (read_json(path) or {}).get("status") == "running":
             try:
-                write_json(path, {name: value for name, value in record.items() if name != "folder"})
+                bury(record)
             except OSError:
                 return  # a disk that takes no writes: the readers of `records` still see it
 
@@ -170,15 +182,24 @@ def is_stale(record: Mapping[str, Any]) -> bool:
 
 
 def _alive(record: Mapping[str, Any]) -> bool:
+    """Whether a run still goes on; one of another machine does while its key is held."""
     if record.get("host") != socket.gethostname():
-        return True  # nothing is known of the processes of another machine
-    import psutil
+        return holding.holder(paths.runs() / holding.FOLDER, record["key"]) is not None
+    return holding.process_lives(record)
 
-    try:
-        process = psutil.Process(record["pid"])
-        return abs(process.create_time() - record["pid_started"]) < 2 and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, KeyError):
-        return False
+
+def of_key(runs: Path, slug: str, key: str) -> list[dict[str, Any]]:
+    """The records of a job in a folder of runs, newest first, as they stand there, each with its `folder`."""
+    found = [(read_json(path), path) for path in (runs / slug).glob(f"*-{key[:8]}*/run.json")]
+    mine = [record | {"folder": str(path.parent)} for record, path in found if is_record(record)]
+    return sorted((one for one in mine if one["key"] == key), key=lambda one: one["started"], reverse=True)
+
+
+def bury(record: Mapping[str, Any], error: Mapping[str, Any] | None = None, status: str = "dead") -> dict[str, Any]:
+    """Write down that a run which says "running" has ended; the record. OSError."""
+    changed = {**record, "status": status, "first_error": dict(error or KILLED)}
+    write_json(Path(record["folder"]) / "run.json", {k: v for k, v in changed.items() if k != "folder"})
+    return changed
 
 
 def error_of(ename: str, evalue: str, cell: int | None = None) -> dict[str, Any]:

@@ -6,13 +6,11 @@ starts; the status comes from the exit code; a finished key is not run again.
 """
 
 import itertools
-import os
-import re
-import select
-import subprocess
+import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,15 +19,16 @@ from typing import Any
 
 from vlws import paths
 from vlws.errors import InputError
-from vlws.files import read_json, write_json
-from vlws.lab import evidence, executors, kernel, launch, records, tables
+from vlws.lab import attempts, cluster, evidence, execution, executors, holding, records, sweeping
+from vlws.lab.attempts import Outcome
 from vlws.lab.chapters import chapter, chapters, preset_values, presets, read_values
 from vlws.lab.describe import duration, label, shown
 from vlws.lab.inputs import check_inputs
 from vlws.lab.records import key
 
-STATUS_OF_CODE = {0: "ok", 1: "failed"}  # any other exit code: dead
+execute = execution.execute  # one job alone, whoever else may run it
 LINE_EVERY = 60.0  # seconds
+GRACE = 20.0  # seconds that interrupted runs on a cluster have to write their records
 NEEDED = ("papermill", "ipykernel", "nbconvert", "psutil")  # of the extra `lab`, to run a chapter
 
 
@@ -107,8 +106,9 @@ def run(
     """Run jobs and yield the record of each as it ends; a failing one does not stop the others.
 
     slots: how many at once on this machine; None is one per two cores, but not more than there are jobs. A job whose
-    key has a finished run yields that run's record with `skipped: True`, unless `force`. `say` gets a line
-    for each.
+    key has a finished run yields that run's record with `skipped: True`, unless `force`; one that another process runs
+    now is waited for, and that process's record is yielded so. `say` gets a line for each. OSError, once all others
+    have ended, where a disk kept a record from being written.
     """
     say = say or (lambda line: None)
     done_before = {} if force else finished()
@@ -118,16 +118,123 @@ def run(
             say(f"{label(job)}: nothing has changed since {shown(Path(done['folder']))} (--force runs it again)")
             yield done | {"skipped": True}
         else:
-            waiting.append(job)
-    if not waiting:
-        return
-    results = executors.parsl(execute, waiting, parsl) if parsl else executors.local(_with_bar, waiting, slots)
-    for number, record in enumerate(results, start=1):
-        count = f"[{number}/{len(waiting)}] " if len(waiting) > 1 else ""
-        why = f" ({record['first_error']['ename']}: {record['first_error']['evalue']})" if record["first_error"] else ""
-        where = shown(Path(record["folder"]))
-        say(f"{count}{label(record)}: {record['status']}{why} in {record['wall_s']:.0f} s, {where}")
-        yield record
+            waiting.append(job | ({"since": datetime.now(UTC).isoformat(timespec="milliseconds")} if force else {}))
+    if waiting:
+        yield from through(waiting, len(waiting), slots=slots, parsl=parsl, say=say)
+
+
+def through(
+    jobs: Iterable[executors.Job],
+    number: int,
+    *,
+    slots: int | None = None,
+    width: int | None = None,
+    parsl: Path | None = None,
+    runs: Path | None = None,
+    say: Callable[[str], None],
+) -> Iterator[dict[str, Any]]:
+    """`run` without a look at what had finished before.
+
+    number: of the jobs, at most. width: how many are taken of `jobs` before a record is yielded; None: all.
+    runs: the folder of the jobs' runs, where it is another.
+    """
+    faults: list[OSError] = []
+    with ExitStack() as stack:
+        if parsl:
+            submit, look, prepared = stack.enter_context(_on_cluster(parsl, jobs, runs or paths.runs(), say))
+        else:
+            submit, look, prepared = stack.enter_context(executors.local(_with_bar, number, slots)), None, iter(jobs)
+        ended = 0
+        for job, outcome in sweeping.outcomes(submit, prepared, width, say, look):
+            ended += 1
+            count = f"[{ended}/{number}] " if number > 1 else ""
+            try:
+                record = _recorded(job, outcome)
+            except OSError as error:
+                faults.append(error)
+                if number > 1:
+                    say(f"{count}{label(job)}: {error.strerror or error} ({error.filename})")
+                continue
+            say(f"{count}{_line(record)}")
+            yield record
+    if faults:
+        raise faults[0]
+
+
+def _recorded(job: executors.Job, outcome: Outcome) -> dict[str, Any]:
+    """The record of a job that has ended, written now where its process could not; OSError."""
+    if outcome.fault:
+        raise outcome.fault
+    if outcome.record:
+        return outcome.record
+    if outcome.refused:
+        return execution.never_run(job, "failed", "Refused", outcome.refused)
+    begun = next((record for record in attempts.known(job) if record["status"] == "running"), None)
+    if begun and holding.holder(attempts.held_in(job), job["key"]) is None:
+        return records.bury(begun, records.error_of("Lost", outcome.lost))
+    return execution.never_run(job, "dead", "Lost", outcome.lost)
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    """One line on a run that has ended."""
+    why = f" ({record['first_error']['ename']}: {record['first_error']['evalue']})" if record["first_error"] else ""
+    how = f"{record['wall_s'] or 0:.0f} s{' by another process' if record.get('skipped') else ''}"
+    return f"{label(record)}: {record['status']}{why} in {how}, {shown(Path(record['folder']))}"
+
+
+@contextmanager
+def _on_cluster(
+    config: Path, jobs: Iterable[executors.Job], runs: Path, say: Callable[[str], None]
+) -> Iterator[tuple[executors.Submit, sweeping.Look, Iterator[executors.Job]]]:
+    """What submits to a cluster, what looks at it, and the jobs with what a worker must know.
+
+    While it lasts this process holds a name; a run on a worker ends once that is gone. So, where this is interrupted,
+    the runs are given time to record that they were cancelled, before the blocks are ended.
+    """
+    folder = runs / holding.FOLDER
+    name = f"driver-{secrets.token_hex(6)}"
+    submitted: dict[str, executors.Job] = {}
+    needs: dict[str, Any] = {}  # of each chapter
+
+    def prepared() -> Iterator[executors.Job]:
+        for job in jobs:
+            of = needs.get(job["slug"]) or needs.setdefault(job["slug"], attempts.needs(job))
+            submitted[job["key"]] = {"made_by": job["key"], **job, "driver": name, "needs": of}
+            yield submitted[job["key"]]
+
+    cluster.read_config(config)  # before anything is written
+    with ExitStack() as stack:
+        stack.callback(_settle_cancelled, submitted, name)
+        submit = stack.enter_context(cluster.parsl(attempts.on_worker, config))
+        stack.callback(_wait_for_ends, submitted, name)
+        hold = holding.take(folder, name)
+        assert hold is not None, "nobody else has this name"
+        stack.enter_context(hold)
+        yield submit, cluster.Watch(folder, label, say, name).look, prepared()
+
+
+def _ours(jobs: Mapping[str, executors.Job], driver: str) -> list[executors.Job]:
+    """The jobs that workers of a driver hold."""
+    return [
+        job
+        for key, job in jobs.items()
+        if (attempts.held_in(job) / key).exists()
+        and (holding.holder(attempts.held_in(job), key) or {}).get("driver") == driver
+    ]
+
+
+def _wait_for_ends(jobs: Mapping[str, executors.Job], driver: str) -> None:
+    until = time.monotonic() + GRACE
+    while _ours(jobs, driver) and time.monotonic() < until:
+        time.sleep(0.2)
+
+
+def _settle_cancelled(jobs: Mapping[str, executors.Job], driver: str) -> None:
+    """Record as cancelled what was ended with its block before it could write that down."""
+    for job in _ours(jobs, driver):
+        for record in attempts.known(job):
+            if record["status"] == "running":
+                records.bury(record, records.error_of("Cancelled", "stopped by the user"), "cancelled")
 
 
 def finished() -> dict[str, dict[str, Any]]:
@@ -136,7 +243,7 @@ def finished() -> dict[str, dict[str, Any]]:
     return {record["key"]: record for record in reversed(records.records()) if record["status"] == "ok"}
 
 
-def _with_bar(job: executors.Job, slot: int, stop: Event) -> dict[str, Any]:
+def _with_bar(job: executors.Job, slot: int, stop: Event) -> Outcome:
     from tqdm import tqdm
 
     bar_format = "{desc}: {bar} {n_fmt}/{total_fmt} cells, {elapsed}"
@@ -147,7 +254,7 @@ def _with_bar(job: executors.Job, slot: int, stop: Event) -> dict[str, Any]:
             bar.total, bar.n = total, n
             bar.refresh()
 
-        return execute(job, progress=line_a_minute if bar.disable else progress, stop=stop)
+        return attempts.attempt(job, progress=line_a_minute if bar.disable else progress, stop=stop)
 
 
 def progress_lines(
@@ -164,142 +271,3 @@ def progress_lines(
             say(f"{name}: {n}/{total} cells, {duration(said - began)}")
 
     return progress
-
-
-def execute(
-    job: executors.Job, progress: Callable[[int, int], None] | None = None, stop: Event | None = None
-) -> dict[str, Any]:
-    """One job: its folder, its process, its record (returned with `folder`); OSError where nothing can be written.
-
-    `progress(n, total)` is called with the cells done, about once a second; setting `stop` cancels the run.
-    """
-    began = time.time()
-    folder = _new_folder(Path(job["folders"]["VLWS_RUNS"]) / job["slug"], job["key"], began)
-    record = records.at_start(job, folder, began)
-    if stop is not None and stop.is_set():
-        return _ended(record, folder, "cancelled", None, began, 0.0)
-    write_json(folder / "run.json", record)
-    write_json(folder / "params.json", job["params"])
-    write_json(folder / "job.json", {"notebook": job["notebook"], "out": str(folder), "params": job["injected"]})
-    env = {"OMP_WAIT_POLICY": "passive"}  # idle OpenMP threads that spin take the cores of those that work
-    env |= os.environ | job.get("env", {}) | job["folders"] | {"VLWS_RUN": str(folder), "PYTHONUNBUFFERED": "1"}
-    status, peak = None, 0.0
-    with open(folder / "stderr.log", "wb") as stderr:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "vlws.lab.kernel", str(folder / "job.json")],
-            stdin=subprocess.PIPE,  # its end tells the child to end: see vlws.lab.kernel
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            env=env,
-            cwd=Path(job["notebook"]).parent,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the child
-        )
-        try:
-            cells = (0, 1)
-            while child.poll() is None:
-                cells = _read_progress(child.stdout, cells)
-                if progress:
-                    progress(*cells)
-                peak = max(peak, _rss_mb(child.pid))
-                if stop is not None and stop.is_set():
-                    status = "cancelled"
-                elif job["timeout"] and time.time() - began > job["timeout"]:
-                    status = "timeout"
-                if status:
-                    break
-        except BaseException:
-            _end(child)
-            _ended(record, folder, "cancelled", child.returncode, began, peak)
-            raise
-        _end(child)
-    code = child.returncode
-    status = status or STATUS_OF_CODE.get(code, "dead")
-    record = _ended(record, folder, status, code, began, peak)
-    if status in ("ok", "failed", "dead", "timeout"):
-        _export(folder)
-    return record
-
-
-def _new_folder(runs: Path, key: str, began: float) -> Path:
-    stamp = datetime.fromtimestamp(began, UTC).strftime("%Y%m%dT%H%M%S")
-    for suffix in itertools.chain([""], (f".{n}" for n in itertools.count(2))):
-        folder = runs / f"{stamp}-{key[:8]}{suffix}"
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-    raise AssertionError("the counter does not end")
-
-
-def _ended(record: dict, folder: Path, status: str, code: int | None, began: float, peak: float) -> dict[str, Any]:
-    """Write what came of a run: measures first, the record last, so that a status "ok" means that all is there."""
-    executed = read_json(folder / "notebook.ipynb") or {"cells": []}
-    records.keep_data(executed, folder)
-    (folder / "job.json").unlink(missing_ok=True)
-    record["env"] |= read_json(folder / launch.VERSIONS) or {}
-    (folder / launch.VERSIONS).unlink(missing_ok=True)
-    now = time.time()
-    record |= {
-        "status": status,
-        "rc": code,
-        "ended": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
-        "wall_s": round(now - began, 2),
-        "peak_rss_mb": round(peak) if peak else None,
-        "first_error": None if status == "ok" else records.first_error(executed, status, folder / "stderr.log"),
-    }
-    tables.write_csv(record | {"folder": str(folder)})
-    write_json(folder / "run.json", record)
-    return record | {"folder": str(folder)}
-
-
-def _read_progress(pipe: Any, cells: tuple[int, int]) -> tuple[int, int]:
-    """The newest "n/total" that the child has said within a second."""
-    if select.select([pipe], [], [], 1.0)[0]:
-        said = re.findall(rb"(\d+)/(\d+)", os.read(pipe.fileno(), 65536))
-        if said:
-            return int(said[-1][0]), int(said[-1][1])
-        time.sleep(0.05)
-    return cells
-
-
-def _rss_mb(pid: int) -> float:
-    import psutil
-
-    total = 0
-    try:
-        process = psutil.Process(pid)
-        for one in [process, *process.children(recursive=True)]:
-            try:
-                total += one.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
-    except psutil.NoSuchProcess:
-        pass
-    return total / 2**20
-
-
-def _end(child: subprocess.Popen) -> None:
-    """See that a child and all that it started are gone."""
-    assert child.stdin is not None, "its stdin is a pipe"
-    assert child.stdout is not None, "its stdout is a pipe"
-    child.stdin.close()
-    try:
-        child.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        kernel.kill_children(child.pid)
-        child.kill()
-        child.wait()
-    child.stdout.close()
-
-
-def _export(folder: Path) -> None:
-    """notebook.html beside the notebook; a run is what it is without it."""
-    if not (folder / "notebook.ipynb").is_file():
-        return
-    from vlws.lab import page
-
-    try:
-        page.export(folder / "notebook.ipynb", folder / "notebook.html")
-    except Exception as error:
-        print(f"{folder.name}: no HTML ({type(error).__name__}: {error})", file=sys.stderr)
