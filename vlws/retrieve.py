@@ -74,8 +74,9 @@ def index(
 
     Returns:
         The index's manifest without its list of shards, `out`, `shards`, `reused` (how many of them were there),
-        `seconds`, and `cut`: how many documents are longer than `max_length` tokens, of which only the beginning can be
-        found.
+        `seconds`, `serial_s` of them to check the documents and to load the checkpoint, `cpu_s` of the shards that were
+        made (in all slots together), and `cut`: how many documents are longer than `max_length` tokens, of which only
+        the beginning can be found.
 
     Raises:
         InputError: documents or a checkpoint that cannot be used; an `out` that holds anything else; `append` to an
@@ -106,6 +107,7 @@ folder with corpus.jsonl, or a file (.jsonl, .txt, .csv, .tsv) of a document a l
     }
     before = _to_grow(old, said) if old else []
     said["data"] = [*(old.manifest["data"] if old else []), parts[0].source]
+    serial = time.perf_counter() - began
     with writing(folder):
         made = _made(folder, said, parts, device, run, progress)
         kept = {record["name"] for record in before}
@@ -119,6 +121,8 @@ folder with corpus.jsonl, or a file (.jsonl, .txt, .csv, .tsv) of a document a l
         "reused": reused,
         "cut": sum(record["cut"] for record in records),
         "seconds": round(time.perf_counter() - began, 2),
+        "serial_s": round(serial, 2),
+        "cpu_s": round(sum(record["cpu_s"] for record in made if not record.get("reused")), 2),
     }
 
 
@@ -184,11 +188,12 @@ def embed_part(job: Job) -> dict[str, Any]:
     There is no retriever 'no model'
     """
     retriever = _load(job["backbone"], job["device"])
+    began = time.process_time()
     ids, texts = read(Part(*job["part"]))
     vectors = retriever.encode(texts)
     begun = [text[:SHOWN] for text in texts]
-    folder = Path(job["folder"])
-    return write_shard(folder, vectors, ids, begun, job["dtype"], cut=_cut(retriever, texts))
+    said = {"cut": _cut(retriever, texts), "cpu_s": round(time.process_time() - began, 3)}
+    return write_shard(Path(job["folder"]), vectors, ids, begun, job["dtype"], **said)
 
 
 @lru_cache(1)

@@ -291,7 +291,8 @@ class _Files(_Cursor):
 
 def _check_distinct(hashes: "array[int]", cursor: _Cursor, taken: Callable[[], Iterable[str]]) -> None:
     """Refuse an id that is there twice: by their hashes first, and by a second pass where two hashes are the same."""
-    ordered = np.sort(np.frombuffer(hashes, np.int64))
+    ordered = np.frombuffer(hashes, np.int64)
+    ordered.sort()  # in place
     twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
     if not twice:
         return

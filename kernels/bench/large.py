@@ -1,0 +1,205 @@
+"""Larger data, measured: `python kernels/bench/large.py [--rows ...]`, or `--scaling` for slots alone (minutes).
+
+Every row runs the commands that a reader types, in processes of their own. Its figures are wall seconds, CPU seconds
+(which other work on the machine changes far less) and the largest memory of any process. What is computed and not
+measured stands under `computed`, with its formula. Rows are written as they are measured.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from measure import reset_peak, status
+from provenance import REPORTS, machine, write
+from watch import ended, vlws, watched
+
+from vlws.data.wordnet.synsets import synsets
+from vlws.models.retriever import load_retriever
+from vlws.search import search
+from vlws.shards import Index
+
+RESULTS = REPORTS.parent / "benchmarks" / "large.json"
+PACKAGES = ("torch", "numpy", "transformers", "tokenizers", "parsl")
+SHARD = 50_000  # texts
+SLOTS_COMPUTED = (4, 8, 16, 64)
+
+
+# --- texts and encoders -----------------------------------------------------------------------------------------------
+
+
+def texts(n: int) -> Iterator[str]:
+    """Distinct short texts, each two terms of WordNet: all pairs (a, 7919 a + q), q from 0."""
+    terms = sorted({lemma for synset in synsets() for lemma in synset.lemmas})
+    for k in range(n):
+        q, a = divmod(k, len(terms))
+        yield f"{terms[a]} {terms[(7919 * a + q) % len(terms)]}"
+
+
+def write_texts(path: Path, n: int) -> Path:
+    """A .jsonl file of them."""
+    with path.open("w", encoding="utf-8") as file:
+        for k, text in enumerate(texts(n)):
+            file.write(json.dumps({"_id": f"t{k}", "text": text}, ensure_ascii=False) + "\n")
+    return path
+
+
+def bag_of_words(folder: Path) -> Path:
+    """The shipped bert-wordnet without its layers: word embeddings, a norm and the mean. The same class, written by the
+    same method; it is what two cores can embed 10^7 texts by in minutes."""
+    retriever = load_retriever("bert-wordnet", "cpu")
+    retriever.model.encoder.layer = torch.nn.ModuleList()
+    retriever.model.config.num_hidden_layers = 0
+    retriever.model.save_pretrained(folder)
+    retriever.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def encoders(work: Path, sizes: argparse.Namespace) -> dict:
+    """Texts a second of one thread by encoders that ship, and by the one of the other rows."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = {}
+    for name, n in (("minilm", 512), ("bert-wordnet", 8192), (str(bag_of_words(work / "bag")), 32768)):
+        retriever = load_retriever(name, "cpu")
+        some = list(texts(n // sizes.divide))
+        wall, cpu = time.perf_counter(), time.process_time()
+        retriever.encode(some)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        label = name if len(name) < 20 else "bert-wordnet without layers"
+        found[label] = {"dim": retriever.dim, "texts": len(some)}
+        found[label] |= {"per_second": round(len(some) / wall), "per_cpu_second": round(len(some) / cpu)}
+    torch.set_num_threads(threads)
+    return found
+
+
+# --- index ------------------------------------------------------------------------------------------------------------
+
+
+def indexed(n: int, work: Path, *, kill: bool) -> dict:
+    """`vlws index` of n texts in two slots, killed half way where `kill`, and the search of what it made."""
+    source, out, bag = work / f"{n}.jsonl", work / f"index-{n}", work / "bag"
+    if not bag.is_dir():
+        bag_of_words(bag)
+    began = time.perf_counter()
+    write_texts(source, n)
+    row: dict = {
+        "documents": n,
+        "text_mb": round(source.stat().st_size / 2**20),
+        "generated_s": time.perf_counter() - began,
+    }
+    size = min(SHARD, max(1, n // 8))
+    command = vlws("index", source, "--out", out, "--backbone", bag, "--dtype", "float16", "--shard-size", size)
+    command += ["--jobs", "2", "--json"]
+    if kill:
+        row["killed"] = killed(command, out, half=n // size // 2)
+        row["killed"]["shard"] = size
+    run = watched(command)
+    said = json.loads(run.pop("stdout"))
+    row |= {
+        "run": run,
+        "said": {name: said[name] for name in ("dim", "dtype", "shards", "reused", "serial_s", "cpu_s")},
+    }
+    row["per_second"] = round((said["shards"] - said["reused"]) * size / run["wall_s"])
+    row["index_mb"] = round(sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2**20)
+    row["vectors_mb"] = round(n * said["dim"] * 2 / 2**20)
+    row["search"] = json.loads(watched([sys.executable, __file__, "--search", str(out)])["stdout"])
+    shutil.rmtree(out)
+    source.unlink()
+    return row
+
+
+def killed(command: list[str], out: Path, half: int) -> dict:
+    """What is left of a run whose first process is killed by SIGKILL when half of its shards are there."""
+    run = watched(command, kill=lambda: len(list(out.glob("shards/*/shard.json"))) >= half)
+    slots_end = ended(run["left"])
+    whole = len(list(out.glob("shards/*/shard.json")))
+    return {
+        "wall_s": run["wall_s"],
+        "whole_shards": whole,
+        "begun_shards": len([path for path in (out / "shards").iterdir() if path.name.startswith(".")]),
+        "slots_ended": slots_end,
+        "is_no_index": not (out / "manifest.json").exists(),
+        **{name: run[name] for name in ("driver_mb", "slots_mb")},
+    }
+
+
+def searched(folder: Path) -> dict:
+    """Seconds and memory of exact searches, in this process."""
+    index = Index(folder)
+    retriever = load_retriever(index.manifest["backbone"], "cpu")
+    queries = retriever.encode([f"{text} ?" for text in texts(64)])
+    found: dict = {"loaded_mb": round(status("VmRSS"))}
+    for jobs in (1, 2):
+        for n in (1, 64):
+            search(index, queries[:n], 10, jobs)  # the pages are in memory where they fit
+            reset_peak()
+            walls, cpus = [], []
+            for _ in range(3):
+                wall, cpu = time.perf_counter(), time.process_time()
+                search(index, queries[:n], 10, jobs)
+                walls.append(time.perf_counter() - wall)
+                cpus.append(time.process_time() - cpu)
+            seconds = statistics.median(walls)
+            found[f"{n} queries, {jobs} threads"] = {
+                "seconds": round(seconds, 3),
+                "cpu_s": round(statistics.median(cpus), 3),
+                "mb_per_second": round(len(index) * index.dim * 2 / 2**20 / seconds),
+                "peak_mb": round(status("VmHWM")),
+            }
+    return found
+
+
+def index_rows(work: Path, sizes: argparse.Namespace) -> dict:
+    """A tenth of the documents, then all of them, killed half way: what a run takes should not grow with them."""
+    few, many = max(1000, sizes.documents // 10), sizes.documents
+    return {f"{few} documents": indexed(few, work, kill=False), f"{many} documents": indexed(many, work, kill=True)}
+
+
+# --- the program ------------------------------------------------------------------------------------------------------
+
+ROWS: dict[str, Callable[[Path, argparse.Namespace], dict]] = {"encoders": encoders, "index": index_rows}
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="measure these anew; the others stay in the file")
+    parser.add_argument("--documents", type=int, default=10_000_000, help="of the larger index")
+    parser.add_argument("--quick", action="store_true", help="small sizes; printed, not kept")
+    parser.add_argument("--work", type=Path, help="a folder for data that is deleted afterwards (default: temporary)")
+    parser.add_argument("--json", type=Path, help=f"where to keep the rows (default: {RESULTS.name} of the reports)")
+    parser.add_argument("--search", type=Path, help=argparse.SUPPRESS)  # of an index, in a process of its own
+    return parser
+
+
+def main() -> None:
+    options = arguments().parse_args()
+    if options.search:
+        print(json.dumps(searched(options.search)))
+        return
+    options.divide = 16 if options.quick else 1
+    options.documents = min(options.documents, 20_000) if options.quick else options.documents
+    path = options.json or (None if options.quick else RESULTS)
+    kept = json.loads(path.read_text()) if path and path.exists() else {"rows": {}}
+    results = {"machine": machine(PACKAGES), "rows": kept["rows"]}
+    for name in options.rows or ROWS:
+        with tempfile.TemporaryDirectory(dir=options.work) as folder:
+            load = os.getloadavg()[0]
+            made = ROWS[name](Path(folder), options)
+            results["rows"][name] = made | {"load": [load, os.getloadavg()[0]], "date": results["machine"]["date"]}
+        print(json.dumps({name: results["rows"][name]}, indent=1), flush=True)
+        if path:
+            write(path, results)
+
+
+if __name__ == "__main__":
+    main()
