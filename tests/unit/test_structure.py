@@ -41,7 +41,7 @@ ROOMS = {
     "vlws.retrieve": ("vlws.methods", "vlws.models", "vlws.data", "vlws.search", "vlws.shards", "vlws.streams"),
     "vlws.search": ("vlws.shards",),
     "vlws.streams": ("vlws.data",),
-    "vlws.gram": ("vlws_kernels",),
+    "vlws.gram": ("vlws.shards", "vlws_kernels"),
     "vlws.draw": ("vlws.methods", "vlws.models", "vlws.data", "vlws_kernels"),
     "vlws.edit": ("vlws.methods", "vlws.models", "vlws.data"),
     "vlws.methods": ("vlws.models", "vlws.data", "vlws.train", "vlws_kernels"),

@@ -88,6 +88,7 @@ class _Slot:
                 if stop.is_set():
                     self.end()
         if not line:
+            self.answers.put(line)  # the next job of this slot, if one has begun, ends the same way
             code = self.process.wait()
             raise OSError(f"a slot ended with code {code} before its job was done; the same command goes on from there")
         answer = json.loads(line)
