@@ -24,7 +24,7 @@ from torch import Tensor
 import vlws_kernels as vk
 from vlws.errors import InputError
 from vlws.files import read_json, write_json
-from vlws.shards import sha256, writing
+from vlws.shards import save_array, sha256, write_header, writing
 
 KERNELS = {"gak": "sigma", "soft_dtw": "gamma", "dtw": None}  # the name of what each takes
 BLOCK = 256  # sequences
@@ -183,14 +183,12 @@ class _Source:
         made = folder / f".{name}.tmp"
         with made.open("wb") as file:
             shape = (int(self.lengths.sum()), self.dim)
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": shape}
-            )
+            write_header(file, shape, np.dtype(self.dtype))
             for where, some in self._blocks():
                 if not np.isfinite(some).all():
                     raise InputError(f"{where} holds NaN or infinite numbers; accepted are finite ones.")
                 file.write(np.ascontiguousarray(some, self.dtype).tobytes())
-        np.save(folder / f"{name}.ends.npy", np.cumsum(self.lengths))
+        save_array(folder / f"{name}.ends.npy", np.cumsum(self.lengths))
         made.replace(folder / f"{name}.npy")
 
     def _blocks(self) -> Iterator[tuple[Path, np.ndarray]]:
@@ -252,8 +250,7 @@ def compute_block(job: Job) -> dict[str, Any]:
         values = values.triu() + values.triu(1).T
     path = _tile(folder, row, column)
     made = path.with_name(f".{path.name}.tmp")
-    with made.open("wb") as file:
-        np.save(file, values.numpy())
+    save_array(made, values.numpy())
     made.replace(path)
     return {"row": row, "column": column, "pairs": _pairs(job), "cpu_s": round(time.process_time() - began, 3)}
 
@@ -387,7 +384,7 @@ def _assemble(folder: Path, said: dict[str, Any]) -> str:
     work, made = folder / WORK, folder / f".{MATRIX}.tmp"
     held = np.empty((min(n, block), m), dtype)
     with made.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": (n, m)})
+        write_header(file, (n, m), dtype)
         for row in range(math.ceil(n / block)):
             rows = held[: min(block, n - row * block)]
             for column in range(math.ceil(m / block)):

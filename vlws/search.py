@@ -109,7 +109,7 @@ def _search(index: Index, numbers: Sequence[int], queries: Tensor, k: int) -> li
     for number in numbers:
         shard = index.shard(number)
         for start in range(0, len(shard), BLOCK):
-            finder.look(found, shard, number, shard.vectors[start : start + BLOCK], start)
+            finder.look(found, shard, number, start)
     return found
 
 
@@ -118,7 +118,7 @@ class Finder:
 
     >>> finder, found = Finder(torch.tensor([[1.0, 0.0]]), k=1), [[]]
     >>> shard = Shard(np.eye(2, dtype=np.float16), ["owl", "hen"], ["an owl", "a hen"], norm=1.0)
-    >>> finder.look(found, shard, 0, shard.vectors, 0)
+    >>> finder.look(found, shard, 0, start=0)
     >>> found
     [[Hit(score=1.0, id='owl', shard=0, row=0)]]
     """
@@ -133,14 +133,10 @@ class Finder:
         self.block = torch.empty(BLOCK, queries.shape[1])
         self.products = torch.empty(len(queries) * BLOCK)
 
-    def look(
-        self, found: list[list[Hit]], shard: Shard, number: int, vectors: np.ndarray, rows: int | np.ndarray
-    ) -> None:
-        """Put the best of a block "vector dim", BLOCK vectors at most, into `found`.
-
-        `rows` says where in the shard they stand: the first of them, or each.
-        """
-        block = self.block[: len(vectors)].copy_(torch.from_numpy(np.asarray(vectors)))
+    def look(self, found: list[list[Hit]], shard: Shard, number: int, start: int) -> None:
+        """Put the best of the BLOCK vectors of a shard from `start` on into `found`."""
+        vectors = np.asarray(shard.vectors[start : start + BLOCK])
+        block = self.block[: len(vectors)].copy_(torch.from_numpy(vectors))
         scores = torch.mm(
             self.queries, block.T, out=self.products[: len(self.queries) * len(block)].view(-1, len(block))
         )
@@ -152,7 +148,7 @@ class Finder:
                 least = torch.maximum(least, row.topk(self.k).values[-1])
             near = (row >= least - margin[query]).nonzero()[:, 0].numpy()
             exact = np.multiply(vectors[near], self.exact[query], dtype=np.float64).sum(1)
-            places = near + rows if isinstance(rows, int) else rows[near]
+            places = near + start
             new = [
                 Hit(score, shard.ids[place], number, place)
                 for score, place in zip(exact.tolist(), places.tolist(), strict=True)

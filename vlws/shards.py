@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import IO, Any, overload
 
 import numpy as np
 from safetensors import SafetensorError
@@ -79,7 +79,34 @@ def write_texts(folder: Path, name: str, texts: Sequence[str]) -> None:
     """
     raw = [text.encode() for text in texts]
     (folder / f"{name}.bin").write_bytes(b"".join(raw))
-    np.save(folder / f"{name}.npy", np.cumsum([len(one) for one in raw], dtype=np.int64))
+    save_array(folder / f"{name}.npy", np.cumsum([len(one) for one in raw], dtype=np.int64))
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """`numpy.save`, but what the system says where the disk is full; raises OSError.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_array(Path(folder, "a.npy"), np.eye(2)[:, :1])
+    ...     np.load(Path(folder, "a.npy")).tolist()
+    [[1.0], [0.0]]
+    """
+    with path.open("wb") as file:
+        write_header(file, array.shape, array.dtype)
+        file.write(np.ascontiguousarray(array).data)
+
+
+def write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """What stands before the numbers of a .npy file.
+
+    >>> import io
+    >>> file = io.BytesIO()
+    >>> write_header(file, (2, 3), np.dtype("float32"))
+    >>> file.getvalue()[1:6]
+    b'NUMPY'
+    """
+    said = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, said)
 
 
 @dataclass(frozen=True)
@@ -88,7 +115,6 @@ class Shard:
 
     Attributes:
         norm: no vector is longer.
-        starts: "list + 1", where each list of `vlws.lists` begins in the shard, or None.
 
     >>> shard = Shard(np.eye(2, dtype=np.float32), ["a", "b"], ["an owl", "a hen"], norm=1.0)
     >>> len(shard)
@@ -99,7 +125,6 @@ class Shard:
     ids: Sequence[str]
     texts: Sequence[str]
     norm: float
-    starts: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -111,7 +136,6 @@ def write_shard(
     ids: Sequence[str],
     texts: Sequence[str],
     dtype: str = "float32",
-    starts: np.ndarray | None = None,
     **said: Any,
 ) -> dict[str, Any]:
     """Write a shard, whole or not at all; returns its record, which `said` is part of.
@@ -126,16 +150,15 @@ def write_shard(
     ...     record["count"], record["norm"], read_shard(Path(folder, "one"), record).ids[1]
     (2, 1.0, 'b')
     """
-    array = (vectors.cpu().numpy() if isinstance(vectors, Tensor) else vectors).astype(dtype)
+    with np.errstate(over="ignore"):  # of what float16 does not hold: it is refused
+        array = (vectors.cpu().numpy() if isinstance(vectors, Tensor) else vectors).astype(dtype)
     norm = float(np.sqrt(np.einsum("nd,nd->n", array, array, dtype=np.float64).max()))
     if not np.isfinite(norm):
         raise InputError(f"A vector is not finite as {dtype}; accepted are finite numbers (float32 holds larger ones).")
     with replace_folder(folder) as made:
-        np.save(made / "vectors.npy", array)
+        save_array(made / "vectors.npy", array)
         write_texts(made, "ids", ids)
         write_texts(made, "texts", texts)
-        if starts is not None:
-            np.save(made / "lists.npy", starts.astype(np.int64))
         files = {path.name: [path.stat().st_size, sha256(path)] for path in sorted(made.iterdir())}
         record = {"name": folder.name, "count": len(array), "norm": norm, **said, "files": files}
         write_json(made / SHARD, record)
@@ -152,8 +175,7 @@ def read_shard(folder: Path, record: dict[str, Any]) -> Shard:
     (2, 2)
     """
     vectors = np.load(folder / "vectors.npy", mmap_mode="c")  # torch wants what may be written to; no file is changed
-    starts = np.load(folder / "lists.npy", mmap_mode="r") if "lists.npy" in record["files"] else None
-    return Shard(vectors, Texts(folder, "ids"), Texts(folder, "texts"), record["norm"], starts)
+    return Shard(vectors, Texts(folder, "ids"), Texts(folder, "texts"), record["norm"])
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
@@ -306,7 +328,7 @@ def write_manifest(folder: Path, said: dict[str, Any], shards: Sequence[dict[str
     made = {"format": FORMAT, **said, "count": sum(record["count"] for record in shards), "shards": list(shards)}
     made["sha256"] = _seal(made)
     write_json(folder / MANIFEST, made)
-    clean(folder, {record["name"] for record in shards} | set(made.get("files", ())))
+    clean(folder, {record["name"] for record in shards})
     return made
 
 

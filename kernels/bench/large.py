@@ -1,4 +1,4 @@
-"""Larger data, measured: `python kernels/bench/large.py [--rows ...]`, or `--scaling` for slots alone (minutes).
+"""Larger data, measured: `python kernels/bench/large.py [--rows ...]`, of which `--rows slots` takes 5 minutes.
 
 Every row runs the commands that a reader types, in processes of their own. Its figures are wall seconds, CPU seconds
 (which other work on the machine changes far less) and the largest memory of any process. What is computed and not
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -31,6 +32,7 @@ from vlws.shards import Index
 RESULTS = REPORTS.parent / "benchmarks" / "large.json"
 PACKAGES = ("torch", "numpy", "transformers", "tokenizers", "parsl")
 SHARD = 50_000  # texts
+RUN = ("wall_s", "cpu_s", "driver_mb", "slots_mb")  # of a command, what is kept
 SLOTS_COMPUTED = (4, 8, 16, 64)
 
 
@@ -165,15 +167,124 @@ def index_rows(work: Path, sizes: argparse.Namespace) -> dict:
     return {f"{few} documents": indexed(few, work, kill=False), f"{many} documents": indexed(many, work, kill=True)}
 
 
+# --- gram -------------------------------------------------------------------------------------------------------------
+
+
+def write_sequences(path: Path, n: int) -> Path:
+    """An .npz file of n random walks of 8 to 32 steps of dim 8."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(8, 33, n)
+    np.savez(path, values=rng.normal(size=(int(lengths.sum()), 8)).cumsum(0).astype(np.float32) % 3, lengths=lengths)
+    return path
+
+
+def gram_command(source: Path, out: Path, jobs: int) -> list[str]:
+    return vlws("gram", source, "--out", out, "--sigma", "4", "--jobs", jobs, "--json")
+
+
+def grams(work: Path, sizes: argparse.Namespace) -> dict:
+    """`vlws gram` of a quarter of the sequences, then of all of them, killed half way, in two slots."""
+    found = {}
+    for n in (sizes.sequences // 4, sizes.sequences):
+        source, out = write_sequences(work / f"{n}.npz", n), work / f"gram-{n}"
+        command = gram_command(source, out, 2)
+        row: dict = {"sequences": n, "pairs": n * (n + 1) // 2, "matrix_mb": round(n * n * 4 / 2**20)}
+        if n == sizes.sequences:
+            half = (n // 256) ** 2 // 4
+            killed = watched(command, kill=lambda out=out, half=half: len(list(out.glob("blocks/*-*.npy"))) >= half)
+            row["killed"] = {
+                "slots_ended": ended(killed["left"]),
+                "whole_blocks": len(list(out.glob("blocks/*-*.npy"))),
+            }
+            row["killed"]["is_no_matrix"] = not (out / "gram.npy").exists()
+        run = watched(command)
+        said = json.loads(run["stdout"])
+        row["run"] = {name: run[name] for name in RUN}
+        row["said"] = {name: said[name] for name in ("blocks", "reused", "serial_s", "cpu_s", "per_second")}
+        shutil.rmtree(out)
+        found[f"{n} sequences"] = row
+    return found
+
+
+# --- slots ------------------------------------------------------------------------------------------------------------
+
+
+def slots(work: Path, sizes: argparse.Namespace) -> dict:
+    """The same work in one slot and in two, in turns, each slot of one thread."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    texts_file = write_texts(work / "texts.jsonl", 200_000 // sizes.divide)
+    sequences = write_sequences(work / "sequences.npz", 2_000 // sizes.divide)
+    bag, out = bag_of_words(work / "bag"), work / "out"
+    indexing = ("index", texts_file, "--out", out, "--backbone", bag, "--shard-size", 10_000 // sizes.divide, "--json")
+    made = {
+        "index": lambda jobs: vlws(*indexing, "--jobs", jobs),
+        "gram": lambda jobs: gram_command(sequences, out, jobs),
+    }
+    found = {}
+    for name, command in made.items():
+        arms: dict[int, list[dict]] = {1: [], 2: []}
+        for turn in range(1 if sizes.divide > 1 else 3):
+            for jobs in (1, 2) if turn % 2 == 0 else (2, 1):
+                run = watched(command(jobs))
+                said = json.loads(run["stdout"])
+                arms[jobs].append(
+                    {
+                        "wall_s": run["wall_s"],
+                        "cpu_s": run["cpu_s"],
+                        "serial_s": said["serial_s"],
+                        "work_s": said["cpu_s"],
+                    }
+                )
+                shutil.rmtree(out)
+        found[name] = scaled(arms)
+    return found
+
+
+def scaled(arms: dict[int, list[dict]]) -> dict:
+    """Medians of both arms, the ratio that was measured, and what follows for more slots."""
+    median = {
+        jobs: {name: statistics.median(run[name] for run in runs) for name in runs[0]} for jobs, runs in arms.items()
+    }
+    one = median[1]
+    start = max(0.0, one["wall_s"] - one["serial_s"] - one["work_s"])
+    fixed, work, more = one["serial_s"] + start, one["work_s"], (2, *SLOTS_COMPUTED)
+    return {
+        "runs": arms,
+        "median": median,
+        "measured": {
+            "wall_1_over_wall_2": round(one["wall_s"] / median[2]["wall_s"], 2),
+            "cpu_2_over_cpu_1": round(median[2]["cpu_s"] / one["cpu_s"], 2),
+        },
+        "computed": {
+            "formula": "wall(s) = serial + start + work / s; of the runs in one slot: serial is what the driver did "
+            "alone, work the CPU seconds of all shards or blocks, start = wall - serial - work (processes start, each "
+            "loads the checkpoint). Disk and memory are taken to serve all slots at once.",
+            "serial_s": one["serial_s"],
+            "start_s": round(start, 2),
+            "work_s": one["work_s"],
+            "speedup": {s: round((fixed + work) / (fixed + work / s), 2) for s in more},
+            "speedup_of_100_times_the_work": {
+                s: round((fixed + 100 * work) / (fixed + 100 * work / s), 1) for s in more
+            },
+        },
+    }
+
+
 # --- the program ------------------------------------------------------------------------------------------------------
 
-ROWS: dict[str, Callable[[Path, argparse.Namespace], dict]] = {"encoders": encoders, "index": index_rows}
+ROWS: dict[str, Callable[[Path, argparse.Namespace], dict]] = {
+    "encoders": encoders,
+    "index": index_rows,
+    "gram": grams,
+    "slots": slots,
+}
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=ROWS, help="measure these anew; the others stay in the file")
     parser.add_argument("--documents", type=int, default=10_000_000, help="of the larger index")
+    parser.add_argument("--sequences", type=int, default=8192, help="of the larger matrix")
     parser.add_argument("--quick", action="store_true", help="small sizes; printed, not kept")
     parser.add_argument("--work", type=Path, help="a folder for data that is deleted afterwards (default: temporary)")
     parser.add_argument("--json", type=Path, help=f"where to keep the rows (default: {RESULTS.name} of the reports)")
@@ -188,6 +299,7 @@ def main() -> None:
         return
     options.divide = 16 if options.quick else 1
     options.documents = min(options.documents, 20_000) if options.quick else options.documents
+    options.sequences = 1024 if options.quick else options.sequences
     path = options.json or (None if options.quick else RESULTS)
     kept = json.loads(path.read_text()) if path and path.exists() else {"rows": {}}
     results = {"machine": machine(PACKAGES), "rows": kept["rows"]}

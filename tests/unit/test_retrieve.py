@@ -116,7 +116,7 @@ def test_a_folder_of_beir_is_indexed(tmp_path, backbone):
 def test_an_index_is_replaced_whole(made, notes, backbone, monkeypatch):
     (notes / "long.md").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("vlws.shards.np.save", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+        patch.setattr("vlws.shards.save_array", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
         with pytest.raises(OSError, match="full"):
             index(notes, backbone, made, "cpu")
     assert len(retrieve(["owl"], made, device="cpu")["results"][0]["hits"]) == 3
