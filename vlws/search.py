@@ -17,7 +17,7 @@ from torch import Tensor
 from vlws.errors import InputError
 from vlws.shards import Index, Shard
 
-BLOCK = 4096  # vectors that are multiplied at once: quickest where they and their products lie in the cache
+BLOCK = 2048  # vectors that are multiplied at once: quickest where they and their products lie in the cache
 QUERIES = 256  # at once
 
 
@@ -63,8 +63,7 @@ def search(index: Index, queries: Tensor, k: int, jobs: int = 1) -> list[list[Hi
     threads = torch.get_num_threads()
     found: list[list[Hit]] = []
     try:
-        if jobs > 1:
-            torch.set_num_threads(1)
+        torch.set_num_threads(1)  # a thread has shards of its own; more would share blocks that are too small for it
         with ThreadPoolExecutor(jobs) as pool:
             for some in queries.split(QUERIES):
                 parts = pool.map(

@@ -27,7 +27,7 @@ from watch import ended, vlws, watched
 from vlws.data.wordnet.synsets import synsets
 from vlws.models.retriever import load_retriever
 from vlws.search import search
-from vlws.shards import Index
+from vlws.shards import Index, write_manifest, write_shard
 
 RESULTS = REPORTS.parent / "benchmarks" / "large.json"
 PACKAGES = ("torch", "numpy", "transformers", "tokenizers", "parsl")
@@ -88,7 +88,7 @@ def encoders(work: Path, sizes: argparse.Namespace) -> dict:
 
 
 def indexed(n: int, work: Path, *, kill: bool) -> dict:
-    """`vlws index` of n texts in two slots, killed half way where `kill`, and the search of what it made."""
+    """`vlws index` of n texts in two slots, killed half way where `kill`."""
     source, out, bag = work / f"{n}.jsonl", work / f"index-{n}", work / "bag"
     if not bag.is_dir():
         bag_of_words(bag)
@@ -114,7 +114,6 @@ def indexed(n: int, work: Path, *, kill: bool) -> dict:
     row["per_second"] = round((said["shards"] - said["reused"]) * size / run["wall_s"])
     row["index_mb"] = round(sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2**20)
     row["vectors_mb"] = round(n * said["dim"] * 2 / 2**20)
-    row["search"] = json.loads(watched([sys.executable, __file__, "--search", str(out)])["stdout"])
     shutil.rmtree(out)
     source.unlink()
     return row
@@ -135,36 +134,66 @@ def killed(command: list[str], out: Path, half: int) -> dict:
     }
 
 
-def searched(folder: Path) -> dict:
-    """Seconds and memory of exact searches, in this process."""
-    index = Index(folder)
-    retriever = load_retriever(index.manifest["backbone"], "cpu")
-    queries = retriever.encode([f"{text} ?" for text in texts(64)])
-    found: dict = {"loaded_mb": round(status("VmRSS"))}
-    for jobs in (1, 2):
-        for n in (1, 64):
-            search(index, queries[:n], 10, jobs)  # the pages are in memory where they fit
-            reset_peak()
-            walls, cpus = [], []
-            for _ in range(3):
-                wall, cpu = time.perf_counter(), time.process_time()
-                search(index, queries[:n], 10, jobs)
-                walls.append(time.perf_counter() - wall)
-                cpus.append(time.process_time() - cpu)
-            seconds = statistics.median(walls)
-            found[f"{n} queries, {jobs} threads"] = {
-                "seconds": round(seconds, 3),
-                "cpu_s": round(statistics.median(cpus), 3),
-                "mb_per_second": round(len(index) * index.dim * 2 / 2**20 / seconds),
-                "peak_mb": round(status("VmHWM")),
-            }
-    return found
-
-
 def index_rows(work: Path, sizes: argparse.Namespace) -> dict:
     """A tenth of the documents, then all of them, killed half way: what a run takes should not grow with them."""
     few, many = max(1000, sizes.documents // 10), sizes.documents
     return {f"{few} documents": indexed(few, work, kill=False), f"{many} documents": indexed(many, work, kill=True)}
+
+
+# --- search -----------------------------------------------------------------------------------------------------------
+
+
+def write_vectors(folder: Path, n: int, dim: int) -> Path:
+    """An index of n different vectors in float16: a random shard, and the same with other signs of its columns."""
+    rng = np.random.default_rng(0)
+    base = (rng.standard_normal((min(n, SHARD), dim), np.float32) / dim**0.5).astype(np.float16).view(np.uint16)
+    records = []
+    for number in range(n // len(base)):
+        signs = rng.integers(0, 2, dim, np.uint16) << 15
+        ids = [f"{number}-{row}" for row in range(len(base))]
+        name = f"{number:05}"
+        records.append(write_shard(folder / "shards" / name, (base ^ signs).view(np.float16), ids, ids, "float16"))
+    write_manifest(folder, {"dim": dim, "dtype": "float16"}, records)
+    return folder
+
+
+def searched(folder: Path) -> dict:
+    """Seconds and memory of exact searches in this process, arms in turns; and whether all arms find the same."""
+    index = Index(folder)
+    queries = torch.randn(64, index.dim, generator=torch.Generator().manual_seed(1))
+    arms = [(n, jobs) for n in (1, 64) for jobs in (1, 2)]
+    runs: dict = {arm: [] for arm in arms}
+    found = {arm: search(index, queries[: arm[0]], 10, arm[1]) for arm in arms}  # and pages are read where they fit
+    reset_peak()
+    for turn in range(3):
+        for n, jobs in arms if turn % 2 == 0 else arms[::-1]:
+            wall, cpu = time.perf_counter(), time.process_time()
+            search(index, queries[:n], 10, jobs)
+            runs[n, jobs].append((time.perf_counter() - wall, time.process_time() - cpu))
+    told: dict = {"vectors": len(index), "dim": index.dim, "vectors_mb": round(len(index) * index.dim * 2 / 2**20)}
+    for (n, jobs), pairs in runs.items():
+        wall, cpu = (statistics.median(column) for column in zip(*pairs, strict=True))
+        told[f"{n} queries, {jobs} threads"] = {
+            "wall_s": round(wall, 3),
+            "cpu_s": round(cpu, 3),
+            "mb_per_second": round(told["vectors_mb"] / wall),
+            "mb_per_cpu_second": round(told["vectors_mb"] / cpu),
+        }
+    told["peak_mb"] = round(status("VmHWM"))
+    told["same"] = all(found[n, 1] == found[n, 2] and found[1, 1][0] == found[n, 1][0] for n in (1, 64))
+    return told
+
+
+def searches(work: Path, sizes: argparse.Namespace) -> dict:
+    """Exact searches of a tenth of the vectors and of all, of dim 128, and of all of dim 384."""
+    rows = {}
+    for n, dim in ((sizes.documents // 10, 128), (sizes.documents, 128), (sizes.documents, 384)):
+        folder = write_vectors(work / f"{n}-{dim}", n, dim)
+        rows[f"{n} vectors of dim {dim}"] = json.loads(
+            watched([sys.executable, __file__, "--search", str(folder)])["stdout"]
+        )
+        shutil.rmtree(folder)
+    return rows
 
 
 # --- gram -------------------------------------------------------------------------------------------------------------
@@ -237,6 +266,8 @@ def slots(work: Path, sizes: argparse.Namespace) -> dict:
                 )
                 shutil.rmtree(out)
         found[name] = scaled(arms)
+    vectors = write_vectors(work / "vectors", 1_000_000 // sizes.divide, 128)
+    found["search"] = json.loads(watched([sys.executable, __file__, "--search", str(vectors)])["stdout"])
     return found
 
 
@@ -275,6 +306,7 @@ def scaled(arms: dict[int, list[dict]]) -> dict:
 ROWS: dict[str, Callable[[Path, argparse.Namespace], dict]] = {
     "encoders": encoders,
     "index": index_rows,
+    "search": searches,
     "gram": grams,
     "slots": slots,
 }
