@@ -294,9 +294,7 @@ def scaled(arms: dict[int, list[dict]]) -> dict:
             "start_s": round(start, 2),
             "work_s": one["work_s"],
             "speedup": {s: round((fixed + work) / (fixed + work / s), 2) for s in more},
-            "speedup_of_100_times_the_work": {
-                s: round((fixed + 100 * work) / (fixed + 100 * work / s), 1) for s in more
-            },
+            "speedup_of_100_times": {s: round((fixed + 100 * work) / (fixed + 100 * work / s), 1) for s in more},
         },
     }
 

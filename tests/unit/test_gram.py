@@ -218,7 +218,23 @@ def test_slots_say_what_went_wrong(tmp_path):
     """Bad input in a slot is bad input of the command."""
     with refused("jobs is 0; it must be at least 1"):
         slots.over(0)
+    with refused("no Parsl configuration at", "cluster.py; give a Python file that defines `config`"):
+        slots.over(None, tmp_path / "cluster.py")
     made(tmp_path / "x", LENGTHS)
     job = {"kernel": "dtw", "folder": str(tmp_path / "nowhere"), "row": 0, "column": 0, "block": 4, "n": 4, "m": 4}
     with pytest.raises(OSError, match="No such file or directory"):
         list(slots.over(1)(compute_block, [job]))
+
+
+def test_the_command(tmp_path, vlws):
+    made(tmp_path / "x", LENGTHS)
+    given = ("gram", str(tmp_path / "x"), "--out", str(tmp_path / "out"), "--kernel", "dtw", "--block", "4")
+    code, told = vlws(*given)
+    assert code == 0
+    assert f"dtw of 11 x 11 sequences in 6 blocks: {tmp_path / 'out'}/gram.npy" in told
+    assert "6 of the blocks were there." in vlws(*given)[1]
+    code, told = vlws("gram", str(tmp_path / "x"), "--out", str(tmp_path / "new"), "--sigma", "0", "--json")
+    assert (code, json.loads(told.splitlines()[0])) == (
+        2,
+        {"error": "gak was given sigma=0.0; accepted is a number above 0."},
+    )

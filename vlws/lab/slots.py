@@ -31,6 +31,8 @@ def over(jobs: int | None, parsl: Path | None = None) -> Callable[[Function, Seq
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs is {jobs}; it must be at least 1.")
     if parsl is not None:
+        if not parsl.is_file():  # before documents are read
+            raise InputError(f"no Parsl configuration at {parsl}; give a Python file that defines `config`.")
         return lambda function, todo: executors.parsl(function, todo, parsl) if todo else iter(())
     return partial(_in_slots, slots=jobs) if jobs else map
 
