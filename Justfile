@@ -87,6 +87,11 @@ bench *ARGS: setup
 bench-methods *ARGS: setup
     @{{ bin }}/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]' && {{ bin }}/python kernels/bench/methods.py "$@"
 
+# index 10^7 texts and compute a large matrix, killed half way and resumed (an hour, 10 GB); `--rows slots`: one slot against two, 5 minutes; keeps reports/results/benchmarks/large.json
+[group('check')]
+bench-large *ARGS: setup
+    @{{ bin }}/python kernels/bench/large.py "$@"
+
 # check and time every kernel on one GPU, in under 8 minutes; keeps reports/results/08_kernels/gpu.json
 [group('check')]
 gpu *ARGS: setup

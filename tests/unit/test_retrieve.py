@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import typer
+from safetensors.torch import save_file
 from torch import nn
 from transformers import BertConfig, BertModel, BertTokenizer
 from typer.testing import CliRunner
@@ -16,7 +17,8 @@ from vlws.data.beir import Collection, write_beir
 from vlws.errors import InputError
 from vlws.lab.retrieving import index_command, retrieve_command
 from vlws.models.retriever import load_retriever
-from vlws.retrieve import index, read_documents, retrieve
+from vlws.retrieve import index, retrieve
+from vlws.shards import Index, read_manifest
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "owl", "car", "red", "night", "fast", "hunts", "at"]
 DOCUMENTS = {"owls.md": "owl hunts at night", "deep/cars.txt": "red car fast", "long.md": "night " * 30}
@@ -57,19 +59,36 @@ def made(notes, backbone):
     return notes.parent / "index"
 
 
+@pytest.fixture
+def older(made):
+    """The same index as it was written before there were shards."""
+    folder = made.parent / "older"
+    folder.mkdir()
+    (shard,) = Index(made).shards()
+    (folder / "config.json").write_text(json.dumps(read_manifest(made) | {"format": 1}))
+    (folder / "ids.json").write_text(json.dumps(list(shard.ids)))
+    (folder / "texts.json").write_text(json.dumps(list(shard.texts)))
+    save_file({"vectors": torch.from_numpy(shard.vectors)}, folder / "vectors.safetensors")
+    return folder
+
+
 def refused(*sentences: str):
     return pytest.raises(InputError, match=".*".join(map(re.escape, sentences)))
 
 
 def test_an_index_says_what_made_it(notes, backbone):
-    found = index(notes, backbone, notes.parent / "index", "cpu")
-    config = json.loads((notes.parent / "index" / "config.json").read_text())
-    assert found == config | {"out": str(notes.parent / "index"), "cut": 1}
-    assert (config["backbone"], config["count"], config["dim"], config["pooling"]) == (backbone, 3, 16, "mean")
-    assert json.loads((notes.parent / "index" / "ids.json").read_text()) == ["deep/cars.txt", "long.md", "owls.md"]
-    texts = json.loads((notes.parent / "index" / "texts.json").read_text())
-    assert [len(text) for text in texts] == [12, 179, 18]
+    out = notes.parent / "index"
+    found = index(notes, backbone, out, "cpu")
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert {name: manifest[name] for name in found.keys() & manifest.keys() - {"shards"}}.items() <= found.items()
+    assert (found["out"], found["cut"], found["shards"], found["reused"]) == (str(out), 1, 1, 0)
+    assert (manifest["backbone"], manifest["count"], manifest["dim"]) == (backbone, 3, 16)
+    assert (manifest["pooling"], manifest["dtype"], manifest["data"]) == ("mean", "float32", [str(notes)])
+    (shard,) = Index(out).shards()
+    assert list(shard.ids) == ["deep/cars.txt", "long.md", "owls.md"]
+    assert [len(text) for text in shard.texts] == [12, 179, 18]
     assert sorted(path.name for path in notes.parent.iterdir()) == ["index", "notes"]  # nothing temporary
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "manifest.json", "shards"]
 
 
 def test_a_document_is_found_by_its_own_text(made, backbone):
@@ -89,7 +108,6 @@ def test_a_document_is_found_by_its_own_text(made, backbone):
 def test_a_folder_of_beir_is_indexed(tmp_path, backbone):
     documents = {"d1": "owl", "d2": "red car"}
     write_beir(tmp_path / "set", Collection(documents, {"q1": "owl"}, {"q1": {"d1": 1}}))
-    assert read_documents(tmp_path / "set") == documents
     index(tmp_path / "set", backbone, tmp_path / "index", "cpu")
     hits = retrieve(["owl"], tmp_path / "index", device="cpu")["results"][0]["hits"]
     assert {hit["id"]: hit["text"] for hit in hits} == documents
@@ -98,7 +116,7 @@ def test_a_folder_of_beir_is_indexed(tmp_path, backbone):
 def test_an_index_is_replaced_whole(made, notes, backbone, monkeypatch):
     (notes / "long.md").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("vlws.retrieve.save_file", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+        patch.setattr("vlws.shards.save_array", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
         with pytest.raises(OSError, match="full"):
             index(notes, backbone, made, "cpu")
     assert len(retrieve(["owl"], made, device="cpu")["results"][0]["hits"]) == 3
@@ -138,7 +156,7 @@ def test_a_plugin_embeds_the_queries(made, backbone, monkeypatch):
 
 def test_documents_that_cannot_be_indexed_are_refused_before_the_model_is_loaded(notes, tmp_path):
     out = tmp_path / "index"
-    with refused("There is no folder 'nowhere'; accepted is a folder of .txt and .md files, or a BEIR folder"):
+    with refused("There is no file or folder 'nowhere'; accepted is a folder of .txt and .md files, a BEIR folder"):
         index("nowhere", "no model", out)
     (tmp_path / "empty").mkdir()
     with refused("empty holds no document; accepted"):
@@ -171,7 +189,7 @@ def test_what_cannot_be_retrieved_is_refused(made, tmp_path):
         retrieve(["owl"], made, k=0)
     with refused("The instruction 'Find a car.' was given without a plugin"):
         retrieve(["owl"], made, instruction="Find a car.")
-    with refused("nowhere is no index (config.json is missing); accepted is a folder that `vlws index` wrote"):
+    with refused("nowhere is no index (manifest.json is missing); accepted is a folder that `vlws index` wrote"):
         retrieve(["owl"], tmp_path / "nowhere")
 
 
@@ -185,10 +203,15 @@ def test_what_cannot_be_retrieved_is_refused(made, tmp_path):
         ("vectors.safetensors", "x", "its vectors.safetensors is damaged"),
     ],
 )
-def test_an_index_that_is_damaged_is_refused(made, file, content, told):
-    (made / file).write_text(content)
-    with refused("index is no index", told):
-        retrieve(["owl"], made, device="cpu")
+def test_an_index_of_the_older_format_that_is_damaged_is_refused(older, file, content, told):
+    (older / file).write_text(content)
+    with refused("older is no index", told):
+        retrieve(["owl"], older, device="cpu")
+
+
+def test_an_index_of_the_older_format_is_read(older, made):
+    found, wanted = (retrieve(["owl", "red car"], one, k=2, device="cpu")["results"] for one in (older, made))
+    assert found == wanted
 
 
 def test_the_commands(notes, backbone, monkeypatch):

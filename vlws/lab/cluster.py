@@ -96,6 +96,14 @@ class _Executors:
         return future
 
 
+def is_lost(error: BaseException | None) -> bool:
+    """Whether an error is of the infrastructure (a worker or its block is gone), and not of the function."""
+    from parsl.errors import ParslError
+    from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
+
+    return isinstance(error, ParslError | ManagerLost | WorkerLost)
+
+
 def does_not_start(error: BaseException) -> bool:
     """Whether an error says that the blocks of an executor failed."""
     from parsl.executors.errors import BadStateException

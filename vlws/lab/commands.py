@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from vlws.errors import InputError
-from vlws.lab import looking, opening, prompting, proving, retrieving, serving, tuning, verifying
+from vlws.lab import gramming, looking, opening, prompting, proving, retrieving, serving, tuning, verifying
 from vlws.lab.options import Chapters, Force, Jobs, Json, Params, Parsl, Preset, Timeout
 from vlws.lab.terminal import aligned, answer, pairs, say, width, with_interval
 
@@ -302,6 +302,7 @@ app.command("prove")(proving.prove_command)
 app.command("tune")(tuning.tune_command)
 app.command("index")(retrieving.index_command)
 app.command("retrieve")(retrieving.retrieve_command)
+app.command("gram")(gramming.gram_command)
 app.command("prompt")(prompting.prompt_command)
 app.command("verify")(verifying.verify_command)
 app.command("pack")(verifying.pack_command)

@@ -25,6 +25,12 @@ Jobs = Annotated[
         help="How many notebooks at once, each with its share of the cores; one per two cores by default.",
     ),
 ]
+Slots = Annotated[
+    int | None,
+    typer.Option(
+        "-j", "--jobs", help="Processes at once, each with its share of the cores; by default all is done in this one."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Run again what has finished and has not changed.")]
 Timeout = Annotated[float | None, typer.Option(help="Seconds after which a run is stopped.", show_default=False)]
 Parsl = Annotated[

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -33,6 +34,39 @@ def say(line: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(line, file=sys.stderr)
+
+
+class Progress:
+    """A progress bar on stderr, which is called with what is done and with all there is.
+
+    What is there at its first call was done before, and counts in no rate.
+    """
+
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+        self.bar: Any = None
+        self.began, self.before, self.done = 0.0, 0, 0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if self.bar is None:
+            self.bar = tqdm(total=total, initial=done, unit=f" {self.unit}", file=sys.stderr)
+            self.began, self.before = time.perf_counter(), done
+        self.done = done
+        self.bar.update(done - self.bar.n)
+
+    def rate(self) -> float | None:
+        """What was done a second since the first call; None where nothing was."""
+        new = self.done - self.before
+        return round(new / (time.perf_counter() - self.began), 1) if new else None
 
 
 def answer(as_json: bool, value: Any, text: str) -> None:
