@@ -1,11 +1,13 @@
 """A matrix by blocks is that of one call, whatever the blocks; bad input is refused; a kill loses one block a slot."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from processes import children, command, is_alive, wait_for
@@ -212,6 +214,52 @@ def test_a_command_that_is_killed_goes_on(tmp_path, who):
     assert process.returncode == 0, errors
     assert json.loads(told)["reused"] == whole
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "gram.npy"), mirrored(vk.gak(x, x, len_x, len_x, 3.0)))
+
+
+CONFIG = """
+from parsl.config import Config
+from parsl.executors import HighThroughputExecutor
+from parsl.providers import LocalProvider
+
+provider = LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1)
+config = Config(
+    executors=[HighThroughputExecutor(
+        label="vlws", max_workers_per_node=2, cores_per_worker=0.1, provider=provider, address="127.0.0.1",
+        heartbeat_period=1, heartbeat_threshold=5, encrypted=False,
+    )],
+    run_dir={run_dir!r},
+    strategy="none",
+)
+"""
+
+
+def workers_of(mark):
+    """The workers of Parsl whose environment holds a mark."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if "process_worker_pool.py" in " ".join(process.cmdline()) and process.environ().get("VLWS_RUNS") == mark:
+                found += [child for child in process.children() if child.environ().get("VLWS_RUNS") == mark]
+    return found
+
+
+def test_blocks_over_parsl_survive_a_worker_that_is_killed(tmp_path, monkeypatch):
+    pytest.importorskip("parsl")
+    monkeypatch.setenv("VLWS_RUNS", str(tmp_path / "runs"))
+    x, len_x = made(tmp_path / "x", [40] * 300, dim=8)
+    (tmp_path / "cluster.py").write_text(CONFIG.format(run_dir=str(tmp_path / "parsl")))
+    blocks = tmp_path / "out" / "blocks"
+    given = ("gram", tmp_path / "x", "--out", tmp_path / "out", "--sigma", 3, "--block", 20, "--json")
+    process = command(*given, "--parsl", tmp_path / "cluster.py")
+    wait_for(lambda: len(list(blocks.glob("*-*.npy"))) >= 5 or process.poll() is not None, 120)
+    victims = [one for one in workers_of(str(tmp_path / "runs")) if one.is_running()]
+    victims[0].kill()
+    assert len(list(blocks.glob("*-*.npy"))) < 120  # half way
+    told, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert json.loads(told)["reused"] == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "gram.npy"), mirrored(vk.gak(x, x, len_x, len_x, 3.0)))
+    wait_for(lambda: not workers_of(str(tmp_path / "runs")))
 
 
 def test_slots_say_what_went_wrong(tmp_path):
