@@ -7,9 +7,12 @@ import sys
 import pytest
 
 from vlws.lab import cli, runner, terminal
+from vlws.lab.commands import app
 
-COMMANDS = ["list", "run", "sweep", "report", "claims", "claims publish", "runs", "compare", "data info", "data build"]
-COMMANDS += ["doctor", "edit", "draw", "index", "retrieve", "prompt", "verify", "pack", "unpack", "mcp", "prove", "lab"]
+COMMANDS = ["claims", *(command.name or command.callback.__name__ for command in app.registered_commands)]
+for group in app.registered_groups:
+    COMMANDS += [f"{group.name} {c.name or c.callback.__name__}" for c in group.typer_instance.registered_commands]
+COMMANDS.remove("claims show")  # is `claims`
 CLAIM = """chapter: "01"
 claims:
   - {id: "01.C1", says: "it rises", where: "abstract", metric: "rise", unit: "u", direction: greater, threshold: 0}
