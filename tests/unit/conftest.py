@@ -20,6 +20,16 @@ def _one_thread():
 
 
 @pytest.fixture
+def empty_workspace(tmp_path, monkeypatch):
+    """A workspace without chapters, whose runs and cache are its own."""
+    (tmp_path / "notebooks" / "claims").mkdir(parents=True)
+    monkeypatch.setenv("VLWS_ROOT", str(tmp_path))
+    for name in ("VLWS_RUNS", "VLWS_CACHE", "VLWS_RUN"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
 def measured(tmp_path, monkeypatch):
     """A workspace of chapter 04 with one run of it: the committed notebook as executed, its files, record and cells."""
     import json

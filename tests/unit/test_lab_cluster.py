@@ -50,12 +50,8 @@ config = Config(executors=[{executors}], run_dir={folder!r}, strategy="none")
 
 
 @pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    (tmp_path / "notebooks" / "claims").mkdir(parents=True)
+def workspace(empty_workspace, tmp_path):
     (tmp_path / "marks").mkdir()
-    monkeypatch.setenv("VLWS_ROOT", str(tmp_path))
-    for name in ("VLWS_RUNS", "VLWS_CACHE", "VLWS_RUN"):
-        monkeypatch.delenv(name, raising=False)
     code = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(WORK)]
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(new_notebook(cells=code, metadata=metadata), tmp_path / "notebooks" / "01_works.ipynb")

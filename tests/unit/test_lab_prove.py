@@ -45,11 +45,7 @@ claims:
 
 
 @pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    (tmp_path / "notebooks" / "claims").mkdir(parents=True)
-    monkeypatch.setenv("VLWS_ROOT", str(tmp_path))
-    for name in ("VLWS_RUNS", "VLWS_CACHE", "VLWS_RUN"):
-        monkeypatch.delenv(name, raising=False)
+def workspace(empty_workspace, tmp_path):
     code = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(new_code_cell, CELLS)]
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(new_notebook(cells=code, metadata=metadata), tmp_path / "notebooks" / "01_small.ipynb")

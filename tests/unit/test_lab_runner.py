@@ -49,12 +49,8 @@ def write_notebook(root: Path, slug: str, *cells: str) -> None:
 
 
 @pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    (tmp_path / "notebooks" / "claims").mkdir(parents=True)
-    monkeypatch.setenv("VLWS_ROOT", str(tmp_path))
-    for name in ("VLWS_RUNS", "VLWS_CACHE", "VLWS_RUN"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
+def workspace(empty_workspace):
+    return empty_workspace
 
 
 def vlws(*arguments: str, **options) -> subprocess.CompletedProcess:

@@ -49,11 +49,7 @@ claims:
 
 
 @pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    (tmp_path / "notebooks" / "claims").mkdir(parents=True)
-    monkeypatch.setenv("VLWS_ROOT", str(tmp_path))
-    for name in ("VLWS_RUNS", "VLWS_CACHE", "VLWS_RUN"):
-        monkeypatch.delenv(name, raising=False)
+def workspace(empty_workspace, tmp_path):
     code = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(new_code_cell, CELLS)]
     numbers = {"score": [0.0], "other": [1.0]}
     kept = {"name": "01-arms", "seeds": [0], "arms": dict.fromkeys(("mine", "plain", "left"), numbers), "seconds": 1.0}
