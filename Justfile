@@ -87,7 +87,7 @@ bench *ARGS: setup
 bench-methods *ARGS: setup
     @{{ bin }}/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]' && {{ bin }}/python kernels/bench/methods.py "$@"
 
-# index 10^7 texts and compute a large matrix, killed half way and resumed (an hour, 10 GB); `--rows slots`: one slot against two, 5 minutes; keeps reports/results/benchmarks/large.json
+# index 10^7 texts and compute a large matrix, killed half way and resumed (an hour, 10 GB); `--rows slots`: one slot against two, 6 minutes; keeps reports/results/benchmarks/large.json
 [group('check')]
 bench-large *ARGS: setup
     @{{ bin }}/python kernels/bench/large.py "$@"

@@ -1,4 +1,4 @@
-"""Larger data, measured: `python kernels/bench/large.py [--rows ...]`, of which `--rows slots` takes 5 minutes.
+"""Larger data, measured: `python kernels/bench/large.py [--rows ...]`, of which `--rows slots` takes 6 minutes.
 
 Every row runs the commands that a reader types, in processes of their own. Its figures are wall seconds, CPU seconds
 (which other work on the machine changes far less) and the largest memory of any process. What is computed and not
@@ -241,10 +241,10 @@ def grams(work: Path, sizes: argparse.Namespace) -> dict:
 def slots(work: Path, sizes: argparse.Namespace) -> dict:
     """The same work in one slot and in two, in turns, each slot of one thread."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    texts_file = write_texts(work / "texts.jsonl", 200_000 // sizes.divide)
-    sequences = write_sequences(work / "sequences.npz", 2_000 // sizes.divide)
+    texts_file = write_texts(work / "texts.jsonl", 800_000 // sizes.divide)
+    sequences = write_sequences(work / "sequences.npz", 8_000 // sizes.divide)
     bag, out = bag_of_words(work / "bag"), work / "out"
-    indexing = ("index", texts_file, "--out", out, "--backbone", bag, "--shard-size", 10_000 // sizes.divide, "--json")
+    indexing = ("index", texts_file, "--out", out, "--backbone", bag, "--shard-size", 20_000 // sizes.divide, "--json")
     made = {
         "index": lambda jobs: vlws(*indexing, "--jobs", jobs),
         "gram": lambda jobs: gram_command(sequences, out, jobs),
