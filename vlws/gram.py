@@ -281,6 +281,7 @@ def _batch(folder: Path, name: str, start: int, stop: int) -> tuple[Tensor, Tens
 
 # --- the folder -------------------------------------------------------------------------------------------------------
 
+TIMES = ("seconds", "serial_s", "cpu_s")
 MATRIX, MANIFEST, PLAN, WORK = "gram.npy", "manifest.json", "plan.json", "blocks"
 
 
@@ -327,7 +328,7 @@ def _computed(
     if manifest is not None and (folder / MATRIX).is_file():
         if sha256(folder / MATRIX) != manifest.get("sha256"):
             raise InputError(f"{folder / MATRIX} has changed since it was written; delete it to make it anew.")
-        return manifest | {"out": str(folder), "blocks": len(places), "reused": len(places), "seconds": 0.0}
+        return manifest | {"out": str(folder), "blocks": len(places), "reused": len(places)} | dict.fromkeys(TIMES, 0.0)
     work = folder / WORK
     work.mkdir(exist_ok=True)
     write_json(folder / PLAN, said)

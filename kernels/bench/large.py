@@ -207,8 +207,8 @@ def write_sequences(path: Path, n: int) -> Path:
     return path
 
 
-def gram_command(source: Path, out: Path, jobs: int) -> list[str]:
-    return vlws("gram", source, "--out", out, "--sigma", "4", "--jobs", jobs, "--json")
+def gram_command(source: Path, out: Path, jobs: int, block: int = 256) -> list[str]:
+    return vlws("gram", source, "--out", out, "--sigma", "4", "--block", block, "--jobs", jobs, "--json")
 
 
 def grams(work: Path, sizes: argparse.Namespace) -> dict:
@@ -216,10 +216,10 @@ def grams(work: Path, sizes: argparse.Namespace) -> dict:
     found = {}
     for n in (sizes.sequences // 4, sizes.sequences):
         source, out = write_sequences(work / f"{n}.npz", n), work / f"gram-{n}"
-        command = gram_command(source, out, 2)
+        command = gram_command(source, out, 2, block := 256 if sizes.divide == 1 else 64)
         row: dict = {"sequences": n, "pairs": n * (n + 1) // 2, "matrix_mb": round(n * n * 4 / 2**20)}
         if n == sizes.sequences:
-            half = (n // 256) ** 2 // 4
+            half = (n // block) ** 2 // 4
             killed = watched(command, kill=lambda out=out, half=half: len(list(out.glob("blocks/*-*.npy"))) >= half)
             row["killed"] = {
                 "slots_ended": ended(killed["left"]),

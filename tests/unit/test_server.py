@@ -475,7 +475,7 @@ def test_a_budget_of_nothing_is_refused(minutes):
         ("prove_claim", {"claim": "01.C1", "seeds": 2}, "prove_claim: seeds=2 is refused"),
         ("prove_claim", {}, "prove_claim: claim is refused (field required); it takes claim, preset, seeds."),
         ("describe_chapter", {"chapter": "x"}, "no chapter 'x'"),
-        ("claims", {"claim": "01.C9"}, "no claim '01.C9'; there are 01.C1, 02.C1."),
+        ("claims", {"claim": "01.C9"}, "no claim '01.C9'; there are 01.C1."),
         ("claims", {"claim": "banana"}, "no claim 'banana'; there are those of the chapters 01, 02."),
         ("claims", {"run": "../x"}, "no run answers to '../x'"),
         ("claims", {"chapter": "9"}, "no chapter '9'"),

@@ -77,11 +77,11 @@ def _measured(kept: Sequence[Record]) -> list[list[dict[str, Any]]]:
     first = {m["id"]: m for m in _of(kept[0], "measures")}
     for record in kept:
         measures = _of(record, "measures")
-        corrected = verdicts.holm_verdicts(measures)
+        corrected = verdicts.holm_verdicts([m for m in measures if "verdict" in m])
         same = record is not kept[0] and _seeds(record) == _seeds(kept[0])
         found.append(
             [
-                m | {"holm": corrected[m["id"]], "change": _change(first.get(m["id"]), m) if same else None}
+                m | {"holm": corrected.get(m["id"]), "change": _change(first.get(m["id"]), m) if same else None}
                 for m in measures
             ]
         )
