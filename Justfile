@@ -57,10 +57,10 @@ report *ARGS: setup
 claims *ARGS: setup
     @{{ bin }}/vlws claims "$@"
 
-# lint, types and every test but nbval's and those of `just archs` (`just test -k knn` for some); each notebook runs once, at preset test
+# lint, types and every test but nbval's and those of `just archs` and `just cluster` (`just test -k knn` for some); each notebook runs once, at preset test
 [group('check')]
 test *ARGS: setup check
-    @{{ bin }}/pytest -n 2 --dist loadfile -m "not literals and not archs" "$@"
+    @{{ bin }}/pytest -n 2 --dist loadfile -m "not literals and not archs and not cluster" "$@"
 
 # execute every notebook at its own literals, compare texts and measured figures with what is committed, change a parameter
 [group('check')]
@@ -71,6 +71,11 @@ nbval *ARGS: setup
 [group('check')]
 archs *ARGS: setup
     @{{ bin }}/pytest -n 2 -m archs tests/kernels "$@"
+
+# the ways in which sweeps on Parsl and searches end that `just test` leaves out: killed drivers, lost blocks, Ctrl-C (4 minutes)
+[group('check')]
+cluster *ARGS: setup
+    @{{ bin }}/pytest -n 2 --dist loadfile -m cluster tests/unit "$@"
 
 # lint and types alone, seconds
 [group('check')]

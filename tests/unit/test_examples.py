@@ -90,6 +90,7 @@ def all_gone(root: Path) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.cluster
 def test_slurm_gets_a_script_that_runs_the_workers(workspace, slurm):
     rows = swept(workspace, "slurm.py")
     assert [row["status"] for row in rows] == ["ok", "ok"]
@@ -107,6 +108,7 @@ def test_slurm_gets_a_script_that_runs_the_workers(workspace, slurm):
     all_gone(workspace)
 
 
+@pytest.mark.cluster
 def test_two_executors_of_this_machine_run_a_sweep(workspace):
     assert [row["status"] for row in swept(workspace, "local.py")] == ["ok", "ok"]
     all_gone(workspace)

@@ -158,6 +158,7 @@ def test_a_worker_and_then_a_whole_pool_are_killed_and_nothing_is_lost_or_done_t
     assert not list((workspace / "runs" / holding.FOLDER).iterdir())
 
 
+@pytest.mark.cluster
 def test_a_chapter_whose_own_process_is_killed_is_dead_and_is_not_tried_again_until_asked(workspace):
     config = configured(workspace, 'executor("a")')
     hold_up(workspace, "0.1")
@@ -195,6 +196,7 @@ def test_of_two_sweeps_at_once_each_takes_what_the_other_runs(workspace):
     assert all(len(pids.split()) == 1 for pids in marks(workspace, "began").values())
 
 
+@pytest.mark.cluster
 def test_ctrl_c_ends_the_blocks_and_records_what_ran_as_cancelled(workspace):
     config = configured(workspace)
     hold_up(workspace, "0.1", "0.2")
@@ -208,6 +210,7 @@ def test_ctrl_c_ends_the_blocks_and_records_what_ran_as_cancelled(workspace):
     assert stored == ["cancelled", "cancelled"]
 
 
+@pytest.mark.cluster
 def test_after_kill_9_of_the_driver_nothing_stays_and_the_same_command_goes_on(workspace):
     config = configured(workspace)
     hold_up(workspace, "0.2")
@@ -251,6 +254,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_done_is_kept(workspace):
         subprocess.run(["umount", "-l", workspace / "runs"], check=True)
 
 
+@pytest.mark.cluster
 def test_a_worker_with_other_code_refuses_in_one_sentence(workspace):
     here = Path(cluster.__file__).parents[2]
     other = workspace / "other"
@@ -316,6 +320,7 @@ def test_two_executors_of_one_name_cannot_start(workspace):
         list(runner.run(runner.plan(["01"]), parsl=Path(config)))
 
 
+@pytest.mark.cluster
 def test_blocks_that_do_not_start_are_bad_input(workspace):
     config = configured(workspace, 'executor("a", worker_init="echo no such partition >&2; exit 3")')
     told, _ = ended(started("-p", "lr=0.1", "--parsl", config), code=2)

@@ -525,6 +525,7 @@ config = Config(
 """
 
 
+@pytest.mark.cluster
 def test_parsl_runs_the_same_jobs_to_the_same_records(workspace):
     pytest.importorskip("parsl", reason="Parsl is not installed (extra `cluster`)")
     write_notebook(workspace, "01_good", *HONEST)

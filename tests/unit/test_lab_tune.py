@@ -116,6 +116,7 @@ def test_a_search_finds_the_best_on_seeds_that_are_not_reported_and_leaves_no_ev
     assert sorted(workspace.glob("runs/tuning/01_small/*/run.json")) == runs  # nothing was run again
 
 
+@pytest.mark.cluster
 def test_a_metric_that_reads_more_arms_than_it_names_is_computed_with_all(workspace):
     said = []
     found = tune.tune("01", {"x": "1,2"}, "01.C2", trials=1, jobs=1, say=said.append)
@@ -124,6 +125,7 @@ def test_a_metric_that_reads_more_arms_than_it_names_is_computed_with_all(worksp
     assert found["direction"] == "minimize"
 
 
+@pytest.mark.cluster
 def test_an_arm_and_a_claim_within_a_tolerance_and_a_trial_that_fails(workspace):
     found = tune.tune("01", {"x": "2,3.95", "n": "5"}, "mine:score", trials=3, jobs=1, seeds=1)
     assert found["best"]["value"] == pytest.approx(4.001)
@@ -134,6 +136,7 @@ def test_an_arm_and_a_claim_within_a_tolerance_and_a_trial_that_fails(workspace)
     assert near["best"]["value"] == pytest.approx({1: 0.001, 2: 1.001}[near["best"]["params"]["x"]])
 
 
+@pytest.mark.cluster
 def test_two_searches_share_a_journal_and_one_that_is_killed_is_gone_on_with(workspace):
     (workspace / "wait").touch()
     arguments = ["--metric", "mine:score", "-p", "x=0..3", "-p", "slow=true", "--trials", "3", "--jobs", "1"]
@@ -162,6 +165,7 @@ def test_two_searches_share_a_journal_and_one_that_is_killed_is_gone_on_with(wor
     assert len(good) == len(set(good))
 
 
+@pytest.mark.cluster
 def test_ctrl_c_and_minutes_that_are_over_leave_the_trial_to_the_next(workspace):
     (workspace / "wait").touch()
     asked = {"x": "1,2", "slow": "true"}
