@@ -117,7 +117,8 @@ def _parameter(kernel: str, sigma: float | None, gamma: float | None) -> float |
     wanted = KERNELS[kernel]
     for name, value in (("sigma", sigma), ("gamma", gamma)):
         if name == wanted and (value is None or not 0 < value < math.inf):
-            raise InputError(f"{kernel} was given {name}={value}; accepted is a number above 0.")
+            given = "none was given" if value is None else f"{value} was given"
+            raise InputError(f"{kernel} needs {name}, a number above 0; {given}.")
         if name != wanted and value is not None:
             raise InputError(f"{kernel} was given {name}={value}, which it does not take.")
     return {"sigma": sigma, "gamma": gamma, None: None}[wanted]

@@ -119,10 +119,10 @@ def refused(*sentences):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"sigma": 0.0}, "gak was given sigma=0.0; accepted is a number above 0"),
-        ({"sigma": -1.0}, "gak was given sigma=-1.0; accepted is a number above 0"),
-        ({"sigma": float("nan")}, "gak was given sigma=nan; accepted is a number above 0"),
-        ({}, "gak was given sigma=None; accepted is a number above 0"),
+        ({"sigma": 0.0}, "gak needs sigma, a number above 0; 0.0 was given"),
+        ({"sigma": -1.0}, "gak needs sigma, a number above 0; -1.0 was given"),
+        ({"sigma": float("nan")}, "gak needs sigma, a number above 0; nan was given"),
+        ({}, "gak needs sigma, a number above 0; none was given"),
         ({"kernel": "dtw", "sigma": 1.0}, "dtw was given sigma=1.0, which it does not take"),
         ({"kernel": "rbf"}, "kernel='rbf' was given; accepted are gak, soft_dtw, dtw"),
         ({"sigma": 1.0, "block": 0}, "block=0 was given; accepted is 1 or more"),
@@ -284,5 +284,5 @@ def test_the_command(tmp_path, vlws):
     code, told = vlws("gram", str(tmp_path / "x"), "--out", str(tmp_path / "new"), "--sigma", "0", "--json")
     assert (code, json.loads(told.splitlines()[0])) == (
         2,
-        {"error": "gak was given sigma=0.0; accepted is a number above 0."},
+        {"error": "gak needs sigma, a number above 0; 0.0 was given."},
     )

@@ -308,7 +308,7 @@ def test_a_run_that_was_never_started(ask):
     for method in ("GET", "DELETE"):
         status, told = ask(method, "runs/run-99")
         assert status == 400
-        assert told["error"].startswith("no run 'run-99' of this server; it has started ")
+        assert told["error"].startswith("no run 'run-99' of this server; give a run id, or one that it has started: ")
 
 
 # --- outputs of the reader --------------------------------------------------------------------------------------------

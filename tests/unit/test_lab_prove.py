@@ -147,7 +147,7 @@ def test_a_proof_of_other_code_is_begun_anew_and_says_so(workspace):
 def test_a_budget_that_is_spent_is_said(workspace):
     found = prove.prove("01.C1", preset="full", seeds=3, minutes=1e-9)
     assert found["ended"] == prove.SPENT
-    assert found["looks"] == []
+    assert (found["looks"], found["verdict"]) == ([], None)
 
 
 def vlws(*arguments):
@@ -213,6 +213,8 @@ def test_a_proof_stands_beside_the_verdict_is_published_and_grows_stale(workspac
     assert kept == workspace / "reports" / "results" / "proofs" / "01_small" / "01.C1.full.json"
     shutil.rmtree(workspace / "runs")
     assert evidence.standing()["01.C1"].proof == row.proof | {"source": "results"}
+    assert prove.prove("01.C1", preset="full", seeds=8)["ledger"] == str(kept)  # what is published is not made again
+    assert not (workspace / "runs").exists()
     assert "; proved supported at 3 of at most 8 seeds" in vlws("claims", "01").stdout.replace("\n", " ")
     notebook = workspace / "notebooks" / "01_small.ipynb"
     notebook.write_text(notebook.read_text().replace("len(arm)", "len(arm) + 1"))

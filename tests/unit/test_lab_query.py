@@ -186,9 +186,7 @@ def test_what_reads_or_writes_files_is_refused_in_a_line(runs, tmp_path, monkeyp
 )
 def test_what_is_no_select_is_refused(runs, tmp_path, monkeypatch, sql, kind):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        InputError, match=f"^the query is no SELECT but {kind}; write one SELECT over the tables "
-    ):
+    with pytest.raises(InputError, match=f"^the query is no SELECT but {kind}; write one SELECT over the tables "):
         query.query(sql)
     assert not (tmp_path / ".tmp").exists()
 

@@ -260,6 +260,7 @@ def test_prompts_name_the_steps(served, workspace):
     ("name", "arguments", "message"),
     [
         ("reproduce_claim", {"claim": "01.C9"}, "no claim '01.C9' in chapter 01; its claims are 01.C1"),
+        ("reproduce_claim", {"claim": "01.C1", "preset": "test"}, "preset is 'test', whose figures are no evidence"),
         ("reproduce_claim", {"claim": "01.C1", "preset": "huge"}, "no preset 'huge'"),
         ("reproduce_claim", {"claim": "09.C1"}, "no chapter '09'"),
         ("try_my_data", {"chapter": "01", "data": "/etc"}, "data='/etc' is neither shipped nor an existing path"),
@@ -484,7 +485,11 @@ def test_a_budget_of_nothing_is_refused(minutes):
         ("compare_runs", {"runs": ["a"]}, "compare_runs: runs=['a'] is refused (list should have at least 2 items"),
         ("compare_runs", {"runs": ["01@cpu", "02@cpu"]}, "the runs are of the chapters 01_prints, 02_slow"),
         ("compare_runs", {"runs": ["01@cpu", "../x"]}, "no run answers to '../x'"),
-        ("run_status", {"run": "run-9"}, "no run 'run-9' of this server; it has started none."),
+        (
+            "run_status",
+            {"run": "run-9"},
+            "no run 'run-9' of this server; give a run id, or one that",
+        ),
         ("run_status", {"run": "20260101T000000-ffffffff"}, "no run '20260101T000000-ffffffff'; give a run id"),
         ("cancel_run", {"run": "20260101T000000-ffffffff"}, "no run '20260101T000000-ffffffff' of this server"),
         ("query_runs", {"sql": ""}, "the query is empty; write one SELECT over the tables runs, "),

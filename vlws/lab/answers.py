@@ -104,7 +104,7 @@ class Proof(BaseModel):
     wanted: str = Field(description="What the interval must be for the claim to hold.")
     at: list[int] = Field(description="The numbers of seeds at which it looks, fixed when it began.")
     looks: list[Look]
-    verdict: str
+    verdict: str | None
     why: str
 
 

@@ -192,7 +192,8 @@ class Runs:
     def get(self, handle: str) -> Run:
         """A run by its handle; InputError where there is none."""
         if handle not in self.known:
-            raise InputError(f"no run {handle!r} of this server; it has started {', '.join(self.known) or 'none'}.")
+            started = ", ".join(self.known) or "none"
+            raise InputError(f"no run {handle!r} of this server; give a run id, or one that it has started: {started}.")
         return self.known[handle]
 
     def record(self, run: Run) -> dict[str, Any] | None:

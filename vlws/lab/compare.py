@@ -10,7 +10,7 @@ from vlws import stats, verdicts
 from vlws.errors import InputError
 from vlws.files import read_json
 from vlws.lab import evidence, records
-from vlws.lab.chapters import Chapter, chapter
+from vlws.lab.chapters import Chapter, chapter, presets
 from vlws.lab.describe import label
 from vlws.lab.parameters import PRESETS
 
@@ -158,7 +158,7 @@ def _by_id(kept: Sequence[dict[str, Any]], target: str) -> dict[str, Any]:
 def _at_preset(kept: Sequence[dict[str, Any]], name: str, preset: str) -> dict[str, Any]:
     one = chapter(name)
     if preset not in PRESETS:
-        raise InputError(f"no preset {preset!r} in {name}@{preset}; there are {', '.join(PRESETS)}.")
+        raise InputError(f"no preset {preset!r} in {name}@{preset}; it has {', '.join(presets(one))}.")
     for record in kept:
         if (record["slug"], record["preset"], record["status"]) == (one.slug, preset, "ok") and not record["overrides"]:
             return record

@@ -131,7 +131,13 @@ def standing(kept: Sequence[dict[str, Any]] | None = None, of: Sequence[Chapter]
     for id, proof in proved.standing().items():
         if id in rows:
             rows[id].proof = proof
+            if _decided(proof):
+                rows[id].remedy = ""
     return rows
+
+
+def _decided(proof: Mapping[str, Any]) -> bool:
+    return proof["verdict"] in (verdicts.SUPPORTED, verdicts.OPPOSED) and not proof["stale"]
 
 
 def candidates(one: Chapter, kept: Iterable[dict[str, Any]]) -> list[Row]:
@@ -250,9 +256,13 @@ def write_tables() -> list[Path]:
 def summary_markdown() -> str:
     """How many claims of each published chapter came out how, as a Markdown table."""
     lines = [f"| chapter | preset | {' | '.join(JUDGED)} | other |", f"|---|---|{'---|' * (len(JUDGED) + 1)}"]
+    proofs = {id for id, proof in proved.standing(("results",)).items() if _decided(proof)}
     for result in published():
-        verdict = Counter(row.verdict for row in rows_of(result["slug"], result["measures"], result["run"], "results"))
+        rows = rows_of(result["slug"], result["measures"], result["run"], "results")
+        verdict = Counter(row.verdict for row in rows)
         told = [str(verdict[name]) for name in JUDGED]
+        since = sum(row.verdict == verdicts.UNDECIDED and row.id in proofs for row in rows)
+        told[JUDGED.index(verdicts.UNDECIDED)] += f" ({since} proved since)" if since else ""
         rest = ", ".join(f"{n} {name}" for name, n in sorted(verdict.items()) if name not in JUDGED)
         slug = result["slug"]
         title = next((one.title for one in chapters() if one.slug == slug), slug)

@@ -31,6 +31,8 @@ def add(server: MCPServer) -> None:
         if claim not in known:
             raise InputError(f"no claim {claim!r} in chapter {one.id}; its claims are {', '.join(known) or 'none'}.")
         chapters.preset_values(one, preset)
+        if preset == "test":
+            raise InputError("preset is 'test', whose figures are no evidence; give cpu or a larger one.")
         return (
             f"Reproduce claim {claim} of the paper of chapter {one.slug}: {known[claim].says}\n\n"
             f"1. Call describe_chapter for {one.id}: how the claim is measured, and which gates come before it.\n"
@@ -39,8 +41,10 @@ def add(server: MCPServer) -> None:
             f"3. Call claims with claim {claim} and run, the run_id of that run; then without run, for the published "
             "result beside it. Report of both value, 95 % interval, criterion, number of seeds, the verdict "
             "and the verdict after Holm's correction as they are; a claim that fails is a result.\n"
-            "4. Where the verdict is undecided, report the remedy, which prove_claim carries out within the budget; "
-            "where the run failed, report its error."
+            "4. Where the published row has a `proof` that is not stale, report it too: seeds were added until the "
+            "claim was decided. Where your verdict is undecided and there is none, report the remedy, which "
+            "prove_claim carries out within the budget; where it is not at this scale, report why; where the "
+            "run failed, its error."
         )
 
     @server.prompt()

@@ -25,7 +25,7 @@ from vlws.errors import InputError
 from vlws.files import read_json, write_json
 from vlws.lab import evidence, executors, only, proved, records, runner, sequential
 from vlws.lab.chapters import Chapter, chapters
-from vlws.verdicts import NOT_AT_THIS_SCALE, UNDECIDED
+from vlws.verdicts import UNDECIDED
 
 JUDGED_FROM = (  # what a verdict is computed from, of a measure
     *("values", "item_se", "bounds", "direction", "threshold", "tolerance", "n_seeds", "per", "needs"),
@@ -96,14 +96,24 @@ def prove(
 
 
 def begin(id: str, preset: str | None = None, seeds: int = 24) -> tuple[dict[str, Any], Path]:
-    """The ledger of a proof, begun before or to begin, and its file; all that is given is checked, as in `prove`."""
+    """The ledger of a proof, begun before, published, or to begin, and its file; all is checked, as in `prove`."""
     one, claim = find(id)
     preset = preset or _standing_preset(id)
     if preset == "test":
         raise InputError("preset is 'test', whose figures are no evidence; a proof takes cpu or a larger one.")
     at = sequential.looks(seeds, max(sequential.FEWEST, claim.needs.get("seeds", 0)))
     (base,) = runner.plan([one.id], preset, given={"seeds": 1})
-    return _ledger(one, claim, preset, base["params"], at), _path(one, id, preset)
+    path = _path(one, id, preset)
+    ledger = _ledger(one, claim, preset, base["params"], at, path)
+    stands = proved.published() / one.slug / path.name
+    if not ledger["looks"] and (kept := read_json(stands)) and _same_proof(kept, ledger):
+        return kept, stands
+    return ledger, path
+
+
+def _same_proof(known: Any, ledger: Mapping[str, Any]) -> bool:
+    """Whether a ledger that was read is of the same proof, and may be gone on with."""
+    return isinstance(known, dict) and all(known.get(name) == ledger[name] for name in ("key", "schema", "at"))
 
 
 def _walk(ledger: dict, path: Path, one: Chapter, claim: Claim, means: Means) -> None:
@@ -295,11 +305,12 @@ def _path(one: Chapter, id: str, preset: str) -> Path:
     return proved.folder() / one.slug / f"{id}.{preset}.json"
 
 
-def _ledger(one: Chapter, claim: Claim, preset: str, params: Mapping[str, Any], at: tuple[int, ...]) -> dict[str, Any]:
+def _ledger(
+    one: Chapter, claim: Claim, preset: str, params: Mapping[str, Any], at: tuple[int, ...], path: Path
+) -> dict[str, Any]:
     """The ledger of a proof, begun or to begin."""
     params = {name: value for name, value in params.items() if name != "seeds"}
     key = records.key(one, params)
-    path = _path(one, claim.id, preset)
     known = read_json(path)
     if isinstance(known, dict) and known.get("key") == key and known.get("schema") == proved.SCHEMA:
         if known["at"] != list(at):
@@ -323,6 +334,6 @@ def _ledger(one: Chapter, claim: Claim, preset: str, params: Mapping[str, Any], 
         "spare": None,
         "first": None,
         "looks": [],
-        "verdict": NOT_AT_THIS_SCALE,
+        "verdict": None,
         "why": "nothing was measured yet",
     }

@@ -60,7 +60,9 @@ def told(proof: dict[str, Any]) -> str:
     ]
     lines = [f"{proof['claim']} {proof['says']}", f"{proof['metric']}; wanted {proof['wanted']}", ""]
     lines += [aligned(["seeds", "measured", "level", "verdict"], rows, width()), ""] if rows else []
-    lines.append(f"{proof['verdict']}: {proof['why']}{'; ' if proof['ended'] else ''}{proof['ended']}")
+    lines.append(
+        f"{proof['verdict'] or 'no verdict yet'}: {proof['why']}{'; ' if proof['ended'] else ''}{proof['ended']}"
+    )
     if proof["looks"]:
         last = proof["looks"][-1]
         for gate in last["gates"]:

@@ -20,9 +20,13 @@ def index_command(
     ],
     out: Annotated[Path, typer.Option(help="The folder of the index; an index that is there is replaced.")],
     backbone: Annotated[
-        str,
-        typer.Option(help="minilm, mpnet, bert-wordnet, a folder (sentence-transformers too), or a hub id."),
-    ] = "minilm",
+        str | None,
+        typer.Option(
+            help="minilm (the default; with --append that of the index), mpnet, bert-wordnet, a folder "
+            "(sentence-transformers too), or a hub id.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     text: Annotated[str, typer.Option(help="The field or column of texts in a file.")] = "text",
     shard_size: Annotated[
@@ -41,7 +45,10 @@ def index_command(
     """
     from vlws.lab.slots import over
     from vlws.retrieve import index
+    from vlws.shards import Index
 
+    if backbone is None:
+        backbone = Index(out).manifest["backbone"] if append else "minilm"
     with Progress("documents") as progress:
         done = index(
             data,
