@@ -250,8 +250,8 @@ def test_runs_side_by_side_and_by_sql(served, workspace):
 
 def test_prompts_name_the_steps(served, workspace):
     (workspace / "mine").mkdir()
-    told = prompt(served, "reproduce_claim", {"claim": "01.C1", "preset": "test"})
-    assert "chapter 01 and preset test" in told
+    told = prompt(served, "reproduce_claim", {"claim": "01.C1"})
+    assert "chapter 01 and preset cpu" in told
     assert "it rises" in told
     assert '{"data": "mine"}' in prompt(served, "try_my_data", {"chapter": "01", "data": "mine"})
 
