@@ -44,7 +44,7 @@ Run = Callable[[Callable[[Job], dict[str, Any]], Sequence[Job]], Iterable[dict[s
 
 def index(
     data: str | Path,
-    backbone: str,
+    backbone: str | None,
     out: str | Path,
     device: str = "auto",
     *,
@@ -63,7 +63,7 @@ def index(
 
     Args:
         data: a folder or a file of documents, as `vlws.streams.scan` takes them; `text` is the field or column.
-        backbone: what `load_retriever` takes.
+        backbone: what `load_retriever` takes; None: minilm, or with `append` that of the index.
         out: a new folder, an empty one, or an index, which is replaced.
         shard_size: documents of a shard; a run that is killed loses the shards that were being made.
         dtype: float32, or float16: half the disk, and scores of vectors of length 1 that differ by up to 0.0005.
@@ -94,6 +94,8 @@ folder with corpus.jsonl, or a file (.jsonl, .txt, .csv, .tsv) of a document a l
     folder = Path(out).expanduser()
     check_out(folder)
     old = Index(folder) if append else None
+    if backbone is None:
+        backbone = old.manifest["backbone"] if old else "minilm"
     parts = scan(data, shard_size, text, old.ids if old else tuple)
     retriever = _load(_absolute(backbone), device)
     said = {

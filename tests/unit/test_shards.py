@@ -240,3 +240,11 @@ def test_slots_of_a_cluster_give_the_same(tmp_path, backbone):
     assert process.returncode == 0, errors
     assert json.loads(told)["shards"] == 5
     assert all_of(tmp_path / "index")[1] == texts(23)
+
+
+def test_what_is_appended_is_encoded_as_the_index_is(tmp_path, backbone):
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"_id": name, "text": f"an {name}"}) + "\n")
+    index(tmp_path / "a.jsonl", backbone, tmp_path / "index")
+    done = index(tmp_path / "b.jsonl", None, tmp_path / "index", append=True)
+    assert (done["count"], done["backbone"]) == (2, str(backbone))

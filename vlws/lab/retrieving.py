@@ -45,10 +45,7 @@ def index_command(
     """
     from vlws.lab.slots import over
     from vlws.retrieve import index
-    from vlws.shards import Index
 
-    if backbone is None:
-        backbone = Index(out).manifest["backbone"] if append else "minilm"
     with Progress("documents") as progress:
         done = index(
             data,
