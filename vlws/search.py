@@ -4,8 +4,7 @@ A block of vectors at a time is multiplied with the queries in float32. Whatever
 with the largest error that it can have, is multiplied again in float64: the results are those of float64, and ties are
 ordered by id, however the documents are cut into shards and blocks and however many threads search.
 
-On a busy machine 10^7 vectors of dim 128 in float16 took 1.9 CPU seconds for one query and 83 CPU milliseconds a query
-for 64 at once, in 430 MB (reports/results/benchmarks/large.json). There is no approximate index.
+What 10^7 vectors take stands in reports/results/benchmarks/large.json. There is no approximate index.
 """
 
 from collections.abc import Sequence

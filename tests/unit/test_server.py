@@ -21,7 +21,7 @@ from mcp.client.streamable_http import streamable_http_client
 from nbformat.v4 import new_code_cell, new_notebook
 
 from vlws.errors import InputError
-from vlws.lab import background, cli, guards, holding, query, runner, server
+from vlws.lab import background, cli, guards, holding, proved, query, runner, server
 
 REPOSITORY = Path(__file__).parents[2]
 TOOLS = ["list_chapters", "describe_chapter", "claims", "compare_runs", "query_runs", "list_runs"]
@@ -400,6 +400,13 @@ def test_a_claim_is_proved_by_polling_and_a_decided_one_runs_no_more(served, wor
     assert (again["handle"], again["status"], again["skipped"]) == ("run-2", "ok", True)
     assert again["untrusted"]["proof"] == proof
     assert len(list(workspace.glob("runs/proofs/03_proved/*/run.json"))) == 2
+    proved.publish("03.C1", "full")
+    own = next(workspace.glob("runs/proofs/03_proved/03.C1.full.json"))
+    written = own.read_text()
+    own.unlink()
+    stands = call(served, "prove_claim", claim="03.C1", preset="full")  # the published one, which is not made again
+    assert (stands["status"], stands["skipped"], stands["untrusted"]["proof"]) == ("ok", True, proof)
+    own.write_text(written)
     with pytest.raises(Refused, match=r"begun with at most 24 seeds, and 8 were given"):
         call(served, "prove_claim", claim="03.C1", preset="full", seeds=8)
     next(workspace.glob("runs/proofs/03_proved/03.C1.full.json")).write_text('{"looks": 1}')

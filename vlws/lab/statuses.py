@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from vlws import paths
 from vlws.errors import InputError
 from vlws.files import read_json
-from vlws.lab import answers, guards
+from vlws.lab import answers, guards, proved
 from vlws.lab.background import Run, Runs, newest_line
 from vlws.lab.describe import failure
 
@@ -66,7 +66,8 @@ def _of_proof(runs: Runs, run: Run) -> answers.Status:
     told = _with_progress(of_record(runs, None, run.job, state), run)
     told.untrusted.progress = guards.clean(run.line, 300)
     ledger = Path(run.job["ledger"])
-    if ledger.is_file() and guards.is_inside(ledger, paths.runs()):
+    kept = (paths.runs(), proved.published())
+    if ledger.is_file() and any(guards.is_inside(ledger, folder) for folder in kept):
         try:
             told.untrusted.proof = answers.Proof.model_validate(guards.cleaned(read_json(ledger)))
         except ValidationError:
