@@ -16,10 +16,11 @@ def command(*arguments):
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
-def wait_for(condition, seconds=120):
-    until = time.monotonic() + seconds
+def until(condition, what="it", seconds=120):
+    """Wait for a condition, and fail where it does not come."""
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it did not come"
+        assert time.monotonic() < deadline, f"{what} did not happen"
         time.sleep(0.02)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from processes import children, command, is_alive, wait_for
+from processes import children, command, is_alive, until
 
 import vlws_kernels as vk
 from vlws.errors import InputError
@@ -198,7 +198,7 @@ def test_a_command_that_is_killed_goes_on(tmp_path, who):
     blocks = tmp_path / "out" / "blocks"
     given = ("gram", tmp_path / "x", "--out", tmp_path / "out", "--sigma", 3, "--block", 20, "--jobs", 2, "--json")
     process = command(*given)
-    wait_for(lambda: len(list(blocks.glob("*-*.npy"))) >= 10 or process.poll() is not None)
+    until(lambda: len(list(blocks.glob("*-*.npy"))) >= 10 or process.poll() is not None)
     running = children(process.pid)
     assert len(running) == 2
     os.kill(process.pid if who == "driver" else running[0], signal.SIGKILL)
@@ -206,7 +206,7 @@ def test_a_command_that_is_killed_goes_on(tmp_path, who):
     if who == "slot":
         assert process.returncode == 1
         assert json.loads(told)["error"].startswith("a slot ended with code -9 before its job was done")
-    wait_for(lambda: not any(map(is_alive, running)))  # nothing outlives its driver
+    until(lambda: not any(map(is_alive, running)))  # nothing outlives its driver
     whole = len(list(blocks.glob("*-*.npy")))
     assert 10 <= whole < 210
     process = command(*given)
@@ -251,7 +251,7 @@ def test_blocks_over_parsl_survive_a_worker_that_is_killed(tmp_path, monkeypatch
     blocks = tmp_path / "out" / "blocks"
     given = ("gram", tmp_path / "x", "--out", tmp_path / "out", "--sigma", 3, "--block", 20, "--json")
     process = command(*given, "--parsl", tmp_path / "cluster.py")
-    wait_for(lambda: len(list(blocks.glob("*-*.npy"))) >= 5 or process.poll() is not None, 120)
+    until(lambda: len(list(blocks.glob("*-*.npy"))) >= 5 or process.poll() is not None)
     victims = [one for one in workers_of(str(tmp_path / "runs")) if one.is_running()]
     victims[0].kill()
     assert len(list(blocks.glob("*-*.npy"))) < 120  # half way
@@ -259,7 +259,7 @@ def test_blocks_over_parsl_survive_a_worker_that_is_killed(tmp_path, monkeypatch
     assert process.returncode == 0, errors
     assert json.loads(told)["reused"] == 0
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "gram.npy"), mirrored(vk.gak(x, x, len_x, len_x, 3.0)))
-    wait_for(lambda: not workers_of(str(tmp_path / "runs")))
+    until(lambda: not workers_of(str(tmp_path / "runs")))
 
 
 def test_slots_say_what_went_wrong(tmp_path):

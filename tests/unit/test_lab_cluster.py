@@ -6,13 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from processes import until
 
 pytest.importorskip("parsl", reason="Parsl is not installed (extra `cluster`)")
 
@@ -70,13 +70,6 @@ def configured(root: Path, *executors: str) -> str:
     executors = executors or ('executor("a")', 'executor("b")')
     path.write_text(CONFIG.format(executors=", ".join(executors), folder=str(root / "parsl")))
     return str(path)
-
-
-def until(condition, what: str, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.05)
 
 
 def processes_of(root: Path) -> list[psutil.Process]:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import nbformat
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from processes import until
 
 from vlws.errors import InputError
 from vlws.lab import chapters, evidence, query, records, runner, tables
@@ -61,13 +61,6 @@ def vlws(*arguments: str, **options) -> subprocess.CompletedProcess:
 def started(*arguments: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "vlws.lab.cli", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def until(condition, what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.05)
 
 
 def processes_of(root: Path) -> list[psutil.Process]:

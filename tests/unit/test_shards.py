@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from processes import children, command, is_alive, wait_for
+from processes import children, command, is_alive, until
 from test_retrieve import checkpoint
 
 from vlws.errors import InputError
@@ -200,12 +200,12 @@ def test_a_command_that_is_killed_goes_on(tmp_path, backbone):
         "--json",
     )
     process = command(*given)
-    wait_for(lambda: len(list(shards.glob("*/shard.json"))) >= 5 or process.poll() is not None)
+    until(lambda: len(list(shards.glob("*/shard.json"))) >= 5 or process.poll() is not None)
     running = children(process.pid)
     assert len(running) == 2
     process.kill()
     process.communicate(timeout=120)
-    wait_for(lambda: not any(map(is_alive, running)))  # nothing outlives its driver
+    until(lambda: not any(map(is_alive, running)))  # nothing outlives its driver
     assert not (tmp_path / "index" / "manifest.json").exists()
     whole = len([path for path in shards.glob("*/shard.json") if not path.parent.name.startswith(".")])
     assert 5 <= whole < 80
